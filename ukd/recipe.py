@@ -1,0 +1,212 @@
+"""A recipe: one YAML file, one run. Frozen, typed, complete: every default stands here and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from ukd.errors import UserError
+
+
+class Problem(NamedTuple):
+    """One mistake in a recipe."""
+
+    key: str
+    """Dotted key, for example `objective.scale`; empty where it concerns the whole file."""
+    message: str
+    """What is wrong and what would be right."""
+
+
+class RecipeError(UserError):
+    """A recipe that cannot be run; the message lists every problem, one a line."""
+
+    def __init__(self, path: str, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        lines = [f"  {key}: {message}" if key else f"  {message}" for key, message in problems]
+        super().__init__("\n".join([f"{path}: {count}", *lines]))
+
+
+def ascending(pair: tuple[float, float]) -> tuple[float, float]:
+    """Refuse a range that starts at or below zero, or that ends before it starts."""
+    low, high = pair
+    if not 0 < low <= high:
+        raise ValueError(f"must be a range above 0, smaller number first, got [{low:g}, {high:g}]")
+    return pair
+
+
+def objective_list(value: Any) -> Any:
+    """Spell `coss`, `{name: coss, lam: 0.5}` or a list of either as a list of mappings."""
+    entries = value if isinstance(value, list) else [value]
+    if not entries or not all(isinstance(entry, str | Mapping | BaseModel) for entry in entries):
+        raise ValueError("must be an objective's name, a mapping with name and options, or a list of these")
+    return [{"name": entry} if isinstance(entry, str) else entry for entry in entries]
+
+
+Positive = Annotated[float, Field(gt=0)]
+PositiveInt = Annotated[int, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+RGB = Annotated[tuple[Share, Share, Share], Field(strict=False)]
+ShareRange = Annotated[tuple[Share, Share], Field(strict=False), AfterValidator(ascending)]
+PositiveRange = Annotated[tuple[Positive, Positive], Field(strict=False), AfterValidator(ascending)]
+
+
+class Part(BaseModel):
+    """Base of every part of a recipe: frozen, strict about types, and with no unknown keys."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+class BackboneSpec(Part):
+    """A timm model and where its weights come from."""
+
+    arch: str | None = None
+    """timm name (`resnet18`, `hf-hub:...`, `local-dir:...`); left out where `weights` says it itself."""
+    weights: str | None = None
+    """A .safetensors or .pth file of weights, or a run folder of this project."""
+    pretrained: bool = False
+    """Take timm's own pretrained weights for `arch`."""
+    kwargs: dict[str, Any] = {}
+    """Further arguments of `timm.create_model`, for example `channels: [16, 32, 64, 128]`."""
+    input_px: PositiveInt | None = None
+    """Views are resized to this side, in pixels; left out: a fixed-size model's own size, else the view's."""
+    mean: RGB | None = None
+    """Normalisation mean of RGB in [0, 1]; left out: what the weights or timm say."""
+    std: RGB | None = None
+    """Normalisation standard deviation of RGB in [0, 1]; left out: what the weights or timm say."""
+
+
+class DataSpec(Part):
+    """Images. A source is a folder, a .npz or .npy file, or `torchvision:NAME:SPLIT`."""
+
+    train: str
+    """Training images; their labels, if they have any, are never read."""
+    labelled_train: str | None = None
+    """Labelled images that serve as the kNN bank of the evaluation; never trained on."""
+    labelled_test: str | None = None
+    """Labelled images that serve as the kNN queries of the evaluation."""
+    root: str = "data"
+    """Folder of torchvision data sets."""
+    download: bool = False
+    """Let torchvision download a missing data set."""
+    num_workers: Annotated[int, Field(ge=0)] | None = None
+    """Loader processes on each rank; left out: the processor cores of this rank, 8 at most."""
+
+
+class ViewSpec(Part):
+    """Augmentation. The defaults are MoCo v2's (Chen et al. 2020, arXiv:2003.04297), as in CoSS."""
+
+    size_px: PositiveInt = 224
+    """Side of a training view and of an evaluation image, in pixels."""
+    crop_pct: Annotated[float, Field(gt=0, le=1)] = 0.875
+    """Evaluation: the shorter side is resized to size_px / crop_pct, then the centre is cut (timm's term)."""
+    crop_scale: ShareRange = (0.2, 1.0)
+    """Random resized crop: range of the crop's share of the image area."""
+    flip_prob: Share = 0.5
+    jitter_prob: Share = 0.8
+    brightness: NonNegative = 0.4
+    contrast: NonNegative = 0.4
+    saturation: NonNegative = 0.4
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+    gray_prob: Share = 0.2
+    blur_prob: Share = 0.5
+    blur_sigma: PositiveRange = (0.1, 2.0)
+    """Range of the Gaussian blur's standard deviation, in pixels of a 224-pixel view; scales with size_px."""
+
+
+class ObjectiveSpec(Part):
+    """One objective: its name, its weight in the sum, and its own options beside them."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str
+    weight: Positive = 1.0
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keyword arguments of the objective's constructor."""
+        return dict(self.__pydantic_extra__ or {})
+
+
+Objectives = Annotated[list[ObjectiveSpec], BeforeValidator(objective_list)]
+
+
+class NeighbourSpec(Part):
+    """Batches in which every anchor is followed by images near it in teacher space (arXiv:2409.13939)."""
+
+    k: PositiveInt = 15
+    """Neighbours that follow each anchor in the batch."""
+    nearest: PositiveInt = 31
+    """They are drawn from this many nearest ones."""
+
+
+class OptimizerSpec(Part):
+    """Optimizer and learning rate; `lr` is for the global batch as it stands, never rescaled."""
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    lr: Positive = 0.03
+    weight_decay: NonNegative = 1e-4
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Momentum of SGD, or AdamW's first beta."""
+    warmup_epochs: NonNegative = 0.0
+    """Linear warm-up from zero; the cosine to zero follows."""
+
+
+class MonitorSpec(Part):
+    """What is measured during training, without labels unless `data` names labelled images."""
+
+    every_epochs: Positive = 1.0
+    holdout_images: PositiveInt = 1000
+    """Images held out of training for the kNN overlap with the teacher; at most a tenth of the data."""
+    k: PositiveInt = 20
+    """Neighbours compared between teacher and student."""
+
+
+class CheckpointSpec(Part):
+    """When the whole state of the run is saved."""
+
+    every_epochs: Positive = 1.0
+    keep: PositiveInt = 2
+    """Newest checkpoints kept; older ones are removed."""
+
+
+class RunRecipe(Part):
+    """What every training run needs to know."""
+
+    output: str
+    """The run folder."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp64"] = "auto"
+    """`auto` is bf16 autocast on a GPU that has it and fp32 elsewhere."""
+    data: DataSpec
+    views: ViewSpec = ViewSpec()
+    batch_size: Annotated[int, Field(ge=2)] = 256
+    """Images in one step over all processes, neighbours counted."""
+    epochs: Positive = 100.0
+    """Images through the student over images in the data, neighbours counted: equal epochs are equal work."""
+    optimizer: OptimizerSpec = OptimizerSpec()
+    monitor: MonitorSpec = MonitorSpec()
+    checkpoint: CheckpointSpec = CheckpointSpec()
+    log_every_steps: PositiveInt = 10
+    objective: Objectives
+    """One objective or a weighted list: `coss`, `{name: coss, lam: 0.5}`, or a list of these."""
+
+
+class DistillRecipe(RunRecipe):
+    """A distillation: `ukd-distill recipe.yaml`."""
+
+    teacher: BackboneSpec
+    student: BackboneSpec
+    neighbours: NeighbourSpec | None = None
+
+
+class PretrainRecipe(RunRecipe):
+    """A self-supervised pretraining of a teacher: `ukd-pretrain recipe.yaml`."""
+
+    backbone: BackboneSpec
