@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import scipy.spatial.distance
+import sklearn.metrics.pairwise
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from ukd.similarity import cosine, cosine_from_sums, cosine_sums
+
+seeds = st.integers(0, 2**32 - 1)
+
+
+def pair(seed: int, *shape: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    a, b = torch.randn(2, *shape, generator=generator, dtype=torch.float64)
+    return a, b
+
+
+def test_by_hand() -> None:
+    # (3, 4).(4, 3) = 24, both have length 5; (1, 0).(0, 2) = 0.
+    a = torch.tensor([[3.0, 4.0], [1.0, 0.0]])
+    b = torch.tensor([[4.0, 3.0], [0.0, 2.0]])
+    torch.testing.assert_close(cosine(a, b), torch.tensor([24 / 25, 0.0]))
+    # Columns: (3, 1).(4, 0) = 12 over sqrt(10) * 4; (4, 0).(3, 2) = 12 over 4 * sqrt(13).
+    by_column = torch.tensor([3 / math.sqrt(10), 3 / math.sqrt(13)])
+    torch.testing.assert_close(cosine(a, b, dim=0), by_column)
+
+
+@given(seed=seeds, rows=st.integers(1, 5), dim=st.integers(1, 7))
+def test_equals_scipy_and_scikit_learn(seed: int, rows: int, dim: int) -> None:
+    a, b = pair(seed, rows, dim)
+    ours = cosine(a, b).numpy()
+    scipys = [1 - scipy.spatial.distance.cosine(x, y) for x, y in zip(a.numpy(), b.numpy(), strict=True)]
+    np.testing.assert_allclose(ours, scipys, rtol=0, atol=1e-12)
+    sklearns = sklearn.metrics.pairwise.cosine_similarity(a.numpy(), b.numpy())
+    np.testing.assert_allclose(ours, sklearns.diagonal(), rtol=0, atol=1e-12)
+
+
+@given(seed=seeds)
+def test_sums_of_parts_add_up(seed: int) -> None:
+    a, b = pair(seed, 7, 3)
+    parts = sum(cosine_sums(a[rows], b[rows], dim=0) for rows in (slice(0, 2), slice(2, 7)))
+    assert isinstance(parts, Tensor)
+    torch.testing.assert_close(cosine_from_sums(parts), cosine(a, b, dim=0), rtol=0, atol=1e-12)
+
+
+def test_gradient() -> None:
+    a, b = pair(0, 3, 4)
+    assert torch.autograd.gradcheck(cosine, (a.requires_grad_(), b.requires_grad_()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_a_zero_vector_has_similarity_and_gradient_zero(dtype: torch.dtype) -> None:
+    a = torch.tensor([[0.0, 0.0], [1.0, 2.0], [0.0, 0.0]], dtype=dtype, requires_grad=True)
+    b = torch.tensor([[1.0, 2.0], [0.0, 0.0], [0.0, 0.0]], dtype=dtype, requires_grad=True)
+    similarity = cosine(a, b)
+    similarity.sum().backward()
+    assert a.grad is not None and b.grad is not None
+    assert not similarity.any() and not a.grad.any() and not b.grad.any()
+
+
+@pytest.mark.parametrize("size_a", [1e-45, 1e-38, 1e-30, 1.0, 1e30, 1e37])
+@pytest.mark.parametrize("size_b", [1e-30, 1e37])
+def test_extreme_magnitudes(size_a: float, size_b: float) -> None:
+    a, b = (x.float() for x in pair(1, 4, 8))
+    extreme_a = (a * size_a).requires_grad_()
+    extreme_b = (b * size_b).requires_grad_()
+    similarity = cosine(extreme_a, extreme_b)
+    similarity.sum().backward()
+    counts_as_zero = size_a < 1e-31
+    expected = torch.zeros(4) if counts_as_zero else cosine(a, b)
+    torch.testing.assert_close(similarity, expected, rtol=1e-5, atol=1e-6)
+    assert extreme_a.grad is not None and extreme_a.grad.isfinite().all()
+    assert extreme_b.grad is not None and extreme_b.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_nan_and_infinity_are_not_hidden(bad: float) -> None:
+    a, b = torch.tensor([[bad, 1.0]]), torch.tensor([[1.0, 1.0]])
+    assert cosine(a, b).isnan()
+    assert cosine(b, a).isnan()
+
+
+@pytest.mark.parametrize(
+    ("of_a", "of_b", "expected"),
+    [
+        (torch.bfloat16, torch.bfloat16, torch.float32),
+        (torch.float32, torch.bfloat16, torch.float32),
+        (torch.float32, torch.float32, torch.float32),
+        (torch.float64, torch.bfloat16, torch.float64),
+    ],
+)
+@pytest.mark.parametrize("autocast", [False, True])
+def test_dtype(of_a: torch.dtype, of_b: torch.dtype, expected: torch.dtype, autocast: bool) -> None:
+    a, b = pair(2, 3, 4)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        similarity = cosine(a.to(of_a), b.to(of_b))
+    assert similarity.dtype == expected
+    exact = cosine(a.to(of_a).double(), b.to(of_b).double())
+    torch.testing.assert_close(similarity.double(), exact, rtol=0, atol=1e-7)

@@ -1,0 +1,50 @@
+"""Cosine regression of the teacher's feature: SimReg."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated
+
+from pydantic import Field
+from torch import Tensor
+
+from ukd.objectives.base import Batch, Needs, Objective
+from ukd.objectives.heads import Projector, projector
+from ukd.similarity import cosine
+
+
+class Cosine(Objective):
+    """Squared distance of the normalised features of student and teacher.
+
+    Navaneet et al., "SimReg: Regression as a Simple Yet Effective Tool for Self-supervised Knowledge
+    Distillation", BMVC 2021, arXiv:2201.05131. With the teacher's pooled features T [B, D] and the student's
+    after its head S [B, D]:
+
+        loss = mean_i (2 - 2 cos(S[i, :], T[i, :]))
+
+    Args:
+        head: The projector: `simreg4` is the paper's, `mlp2` that of CoSS; `none` needs equal widths.
+        hidden_dim: Width of the hidden layer of `mlp2`.
+    """
+
+    needs = Needs()
+
+    def __init__(
+        self,
+        student_dim: int,
+        teacher_dim: int,
+        *,
+        head: Projector = "simreg4",
+        hidden_dim: Annotated[int, Field(gt=0)] = 2048,
+    ) -> None:
+        super().__init__()
+        self.head = projector(head, student_dim, teacher_dim, hidden_dim)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Term `cosine`, in [0, 4]."""
+        similarity = cosine(self.head(batch.student[0].pooled), batch.teacher[0].pooled.detach())
+        return {"cosine": (2 - 2 * similarity).mean()}
+
+    def teacher_cosine(self, terms: Mapping[str, Tensor]) -> Tensor | None:
+        """The mean similarity."""
+        return 1 - terms["cosine"] / 2
