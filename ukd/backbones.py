@@ -1,0 +1,214 @@
+"""Backbones: timm models that take plain RGB views, each with a normalisation and an input size of its own."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, cast
+
+import timm
+import torch
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import Tensor, nn
+
+from ukd.errors import WeightsError
+from ukd.features import Features
+from ukd.formats import find_weights, load_strictly, read_info, read_state_dict
+
+RGB = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class BackboneInfo:
+    """What it takes to rebuild a backbone and to feed it; stored as JSON beside every export.
+
+    Attributes:
+        arch: timm name.
+        kwargs: Further arguments of `timm.create_model`.
+        input_px: Views are resized to this side, or None for any size.
+        mean: Normalisation mean of RGB in [0, 1].
+        std: Normalisation standard deviation of RGB in [0, 1].
+        size_px: Side of the evaluation image.
+        crop_pct: Share of the resized image's side that the evaluation's centre crop keeps.
+    """
+
+    arch: str
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    input_px: int | None = None
+    mean: RGB = IMAGENET_DEFAULT_MEAN
+    std: RGB = IMAGENET_DEFAULT_STD
+    size_px: int = 224
+    crop_pct: float = 0.875
+
+    def as_json(self) -> dict[str, Any]:
+        """The fields as plain JSON values."""
+        return asdict(self)
+
+
+class Backbone(nn.Module):
+    """A timm model that normalises and resizes plain RGB views itself.
+
+    Args:
+        model: A timm model without a classifier.
+        info: How it was made and how it is fed.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: nn.Module, info: BackboneInfo) -> None:
+        super().__init__()
+        self.model = model
+        self.info = info
+        self.dim = _pooled_dim(model)
+        self.register_buffer("mean", torch.tensor(info.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(info.std).view(1, 3, 1, 1), persistent=False)
+
+    @property
+    def num_parameters(self) -> int:
+        """Parameters of the model."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+    def forward(self, views: Tensor) -> Features:
+        """Turns views [B, 3, H, W], RGB in [0, 1] and not normalised, into Features with pooled [B, dim]."""
+        if self.info.input_px and views.shape[-1] != self.info.input_px:
+            size = (self.info.input_px, self.info.input_px)
+            views = nn.functional.interpolate(views, size, mode="bicubic", antialias=True).clamp(0, 1)
+        return Features(pooled=self.model((views - self.mean) / self.std))
+
+    def weights_hash(self) -> str:
+        """sha256 hex over every weight and statistic of the model, in the order of their names."""
+        digest = hashlib.sha256()
+        for name, value in sorted(self.model.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+
+class Teacher(Backbone):
+    """A frozen backbone: without gradients, and in evaluation mode whatever its parent is told.
+
+    Released code of three baselines let the teacher's batch statistics drift; here that cannot happen.
+    """
+
+    def __init__(self, model: nn.Module, info: BackboneInfo) -> None:
+        super().__init__(model, info)
+        self.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> Teacher:
+        """Stays in evaluation mode."""
+        super().train(False)
+        return self
+
+    @torch.no_grad()
+    def forward(self, views: Tensor) -> Features:
+        """As `Backbone.forward`, without gradients."""
+        return super().forward(views)
+
+
+def build_backbone(
+    *,
+    arch: str | None = None,
+    weights: str | None = None,
+    pretrained: bool = False,
+    kwargs: dict[str, Any] | None = None,
+    input_px: int | None = None,
+    mean: RGB | None = None,
+    std: RGB | None = None,
+    size_px: int = 224,
+    crop_pct: float = 0.875,
+    frozen: bool = False,
+    seed: int = 0,
+) -> Backbone:
+    """Builds a timm model and loads its weights; what is left out comes from the weights' own JSON, then from timm.
+
+    Args:
+        arch: timm name; `hf-hub:` and `local-dir:` as timm spells them.
+        weights: A file of weights or a run folder.
+        pretrained: Take timm's own weights.
+        kwargs: Further arguments of `timm.create_model`.
+        input_px: Side the views are resized to.
+        mean: Normalisation mean.
+        std: Normalisation standard deviation.
+        size_px: Side of the evaluation image, stored in the info.
+        crop_pct: Centre crop of the evaluation image, stored in the info.
+        frozen: Build a Teacher.
+        seed: Random weights are those of this seed.
+
+    Raises:
+        WeightsError: Unknown architecture, or weights that cannot be had or do not fit.
+    """
+    file = find_weights(weights) if weights else None
+    stored = read_info(file) if file else {}
+    arch = arch or stored.get("arch")
+    if arch is None:
+        raise WeightsError(f"weights: {file} does not say its architecture; give `arch`, a timm name")
+    if kwargs is None or (not kwargs and arch == stored.get("arch")):
+        kwargs = dict(stored.get("kwargs", {}))
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = _create(arch, pretrained, kwargs)
+    config = getattr(model, "pretrained_cfg", {})
+    if file:
+        classifier = config.get("classifier") or "fc"
+        load_strictly(model, read_state_dict(file), source=file, arch=arch, classifier=str(classifier))
+    info = BackboneInfo(
+        arch=arch,
+        kwargs=kwargs,
+        input_px=input_px or stored.get("input_px") or _fixed_input_px(model, config),
+        mean=_rgb(mean or stored.get("mean") or config.get("mean") or IMAGENET_DEFAULT_MEAN),
+        std=_rgb(std or stored.get("std") or config.get("std") or IMAGENET_DEFAULT_STD),
+        size_px=stored.get("size_px", size_px),
+        crop_pct=stored.get("crop_pct", crop_pct),
+    )
+    return Teacher(model, info) if frozen else Backbone(model, info)
+
+
+def open_backbone(checkpoint: str) -> Backbone:
+    """Opens a frozen backbone for evaluation: a run folder, a file of ours with its .json, or `timm:NAME`.
+
+    Raises:
+        WeightsError: Nothing there, no architecture known, or weights that do not fit.
+    """
+    if not checkpoint.startswith("timm:"):
+        return build_backbone(weights=checkpoint, frozen=True)
+    config = timm.get_pretrained_cfg(checkpoint.removeprefix("timm:"))
+    size_px, crop_pct = (config.input_size[-1], config.crop_pct) if config else (224, 0.875)
+    arch = checkpoint.removeprefix("timm:")
+    return build_backbone(arch=arch, pretrained=True, size_px=size_px, crop_pct=crop_pct, frozen=True)
+
+
+def _create(arch: str, pretrained: bool, kwargs: dict[str, Any]) -> nn.Module:
+    bare = arch.split(".")[0]
+    if ":" not in arch and not timm.is_model(bare):
+        near = difflib.get_close_matches(bare, timm.list_models(), n=3)
+        hint = f"; did you mean {', '.join(near)}?" if near else ""
+        raise WeightsError(f"arch: timm {timm.__version__} has no model {arch!r}{hint}")
+    try:
+        return timm.create_model(arch, pretrained=pretrained, num_classes=0, **kwargs)
+    except TypeError as error:
+        raise WeightsError(f"arch: timm cannot build {arch} with {kwargs}: {error}") from None
+    except (RuntimeError, OSError, ValueError) as error:
+        hint = "; `weights: FILE` takes a local file instead" if pretrained else ""
+        raise WeightsError(f"arch: timm cannot build {arch}: {str(error).splitlines()[0]}{hint}") from None
+
+
+def _pooled_dim(model: nn.Module) -> int:
+    """Width of what the model returns without a classifier; timm counts a head's hidden layer apart."""
+    return int(cast(int, getattr(model, "head_hidden_size", None) or model.num_features))
+
+
+def _fixed_input_px(model: nn.Module, config: Mapping[str, Any]) -> int | None:
+    """Side of the only input that the model takes; None for one that takes any."""
+    patch_size = getattr(getattr(model, "patch_embed", None), "img_size", None)
+    if patch_size:
+        return int(patch_size[0])
+    return int(config["input_size"][-1]) if config.get("fixed_input_size") else None
+
+
+def _rgb(values: Any) -> RGB:
+    red, green, blue = (float(value) for value in values)
+    return red, green, blue
