@@ -1,0 +1,105 @@
+"""What distillation and pretraining share when they turn a recipe into parts."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+
+from ukd import __version__, distributed
+from ukd.backbones import Backbone, Teacher, build_backbone
+from ukd.data import Images, Subset, open_images, split_holdout
+from ukd.errors import UserError
+from ukd.eval.labelled import LabelledSet, Sources, open_labelled
+from ukd.monitor import Monitor
+from ukd.objectives import Objective, build
+from ukd.recipe import BackboneSpec, RunRecipe
+
+
+def check_processes(recipe: RunRecipe) -> None:
+    """Refuses a batch that the processes cannot share equally.
+
+    Raises:
+        UserError: batch_size is no multiple of the number of processes.
+    """
+    world_size = distributed.world_size()
+    if recipe.batch_size % world_size:
+        raise UserError(
+            f"batch_size: {recipe.batch_size} images cannot be shared equally by {world_size} processes; "
+            f"choose a multiple of {world_size}"
+        )
+
+
+def seeded_backbone(recipe: RunRecipe, spec: BackboneSpec, frozen: bool = False) -> Backbone:
+    """Builds a backbone of the recipe; random weights are those of the recipe's seed."""
+    views = recipe.views
+    backbone = build_backbone(
+        **spec.model_dump(), size_px=views.size_px, crop_pct=views.crop_pct, frozen=frozen, seed=recipe.seed
+    )
+    backbone.to(_dtype(recipe)).to(memory_format=torch.channels_last)
+    return backbone
+
+
+def seeded_objective(recipe: RunRecipe, student_dim: int, teacher_dim: int) -> Objective:
+    """Builds the recipe's objective; its heads' random weights are those of the recipe's seed."""
+    with torch.random.fork_rng():
+        torch.manual_seed(recipe.seed)
+        return build(recipe.objective, student_dim, teacher_dim).to(_dtype(recipe))
+
+
+def open_training_images(recipe: RunRecipe) -> Images:
+    """Opens the unlabelled training images, all of them."""
+    return open_images(recipe.data.train, root=Path(recipe.data.root), download=recipe.data.download)
+
+
+def hold_out(images: Images, recipe: RunRecipe) -> tuple[Images, Images | None]:
+    """Splits off the monitor's held-out images, None where there are too few to compare neighbours."""
+    training, holdout = split_holdout(len(images), recipe.monitor.holdout_images)
+    return Subset(images, training), Subset(images, holdout) if len(holdout) > 2 else None
+
+
+def labelled_sets(recipe: RunRecipe) -> tuple[LabelledSet, LabelledSet] | None:
+    """Opens the labelled bank and queries, where the recipe names them."""
+    data = recipe.data
+    if data.labelled_train is None or data.labelled_test is None:
+        return None
+    return open_labelled(Sources(data.labelled_train, data.labelled_test, data.root, data.download))
+
+
+def build_monitor(recipe: RunRecipe, holdout: Images | None, teacher: Teacher | None, device: torch.device) -> Monitor:
+    """Builds the monitor of the recipe."""
+    return Monitor(
+        holdout=holdout,
+        labelled=labelled_sets(recipe),
+        teacher=teacher,
+        k=recipe.monitor.k,
+        size_px=recipe.views.size_px,
+        crop_pct=recipe.views.crop_pct,
+        device=device,
+        num_workers=recipe.data.num_workers,
+    )
+
+
+def provenance(recipe: RunRecipe, images: Images, teacher: Teacher | None) -> dict[str, Any]:
+    """What an export says of where it comes from."""
+    facts: dict[str, Any] = {
+        "data": {"train": recipe.data.train, "num_images": len(images), "fingerprint": images.fingerprint()},
+        "objective": [spec.model_dump() for spec in recipe.objective],
+        "seed": recipe.seed,
+        "versions": {
+            "ukd": __version__,
+            "torch": torch.__version__,
+            "timm": timm.__version__,
+            "python": platform.python_version(),
+        },
+    }
+    if teacher is not None:
+        facts["teacher"] = {"arch": teacher.info.arch, "weights_sha256": teacher.weights_hash()}
+    return facts
+
+
+def _dtype(recipe: RunRecipe) -> torch.dtype:
+    return torch.float64 if recipe.precision == "fp64" else torch.float32

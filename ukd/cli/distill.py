@@ -1,0 +1,48 @@
+"""ukd-distill: a small student from a frozen teacher and unlabelled images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ukd.cli.command import clear_errors
+
+app = typer.Typer(add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False)
+
+
+@app.command(context_settings={"help_option_names": ["-h", "--help"]})
+def distill(
+    recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Recipe keys set here: `optimizer.lr=0.1`."),
+    ] = None,
+    check: Annotated[bool, typer.Option("--check", help="Do everything but the loop, on CPU; write nothing.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue from the newest checkpoint; start if there is none.")
+    ] = False,
+) -> None:
+    """Distil the recipe's teacher into its student, without labels.
+
+    The run folder gets `student.safetensors` for plain timm, checkpoints, metrics.jsonl, TensorBoard events and a
+    picture. Under `torchrun` or `srun` the processes share the batch. SIGTERM and SIGINT write a checkpoint and exit
+    with 128 plus the signal's number; `--resume` continues to the same weights, bit for bit.
+    """
+    with clear_errors():
+        from ukd import distill as distillation
+        from ukd.cli.schema import options_for
+        from ukd.recipe import DistillRecipe
+        from ukd.recipe_file import load
+
+        parsed = load(recipe, overrides or [], DistillRecipe, options_for(DistillRecipe))
+        if check:
+            print("\n".join(distillation.check(parsed, resume=resume)))
+            return
+        distillation.distill(parsed, resume=resume)
+
+
+def main() -> None:
+    """The command's entry point."""
+    app()

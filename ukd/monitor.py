@@ -1,0 +1,82 @@
+"""What is measured while a student trains: how many neighbours it shares with the teacher and, given labels, kNN."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ukd.backbones import Backbone, Teacher
+from ukd.bank import Embeddings, embed
+from ukd.data import Images
+from ukd.eval import knn
+from ukd.eval.labelled import LabelledSet
+from ukd.neighbours import nearest_others, shared_share
+
+Neighbours = npt.NDArray[np.int32]
+
+
+@dataclass
+class Monitor:
+    """Figures of a student on images that it is not trained on.
+
+    Attributes:
+        holdout: Unlabelled images for the overlap with the teacher; None leaves it out.
+        labelled: Bank and queries of the kNN accuracy; None leaves it out.
+        teacher: Whose neighbourhoods count; None when pretraining.
+        k: Neighbours compared.
+        size_px: Side of the evaluation view.
+        crop_pct: Its centre crop.
+        device: Where the student is.
+        num_workers: Loader processes.
+    """
+
+    holdout: Images | None
+    labelled: tuple[LabelledSet, LabelledSet] | None
+    teacher: Teacher | None
+    k: int
+    size_px: int
+    crop_pct: float
+    device: torch.device
+    num_workers: int | None
+
+    def __post_init__(self) -> None:
+        self._of_teacher: Neighbours | None = None
+        self._of_student: Neighbours | None = None
+
+    @property
+    def lists(self) -> tuple[Neighbours, Neighbours] | None:
+        """The last measured neighbour lists of the held-out images: the teacher's and the student's, int32 [n, k]."""
+        return None if self._of_teacher is None or self._of_student is None else (self._of_teacher, self._of_student)
+
+    def measure(self, student: Backbone) -> dict[str, float]:
+        """Returns `knn_overlap` and `knn_top1`, each in [0, 1], as far as the data allow."""
+        figures: dict[str, float] = {}
+        if self.holdout is not None and self.teacher is not None:
+            k = min(self.k, len(self.holdout) - 1)
+            if self._of_teacher is None:
+                self._of_teacher = nearest_others(self._embed(self.teacher, self.holdout), k)
+            self._of_student = nearest_others(self._embed(student, self.holdout), k)
+            figures["knn_overlap"] = shared_share(self._of_teacher, self._of_student)
+        if self.labelled is not None:
+            figures["knn_top1"] = self._accuracy(student, *self.labelled)
+        return figures
+
+    def _accuracy(self, student: Backbone, bank: LabelledSet, queries: LabelledSet) -> float:
+        k = min(self.k, len(bank.images))
+        rows = [self._embed(student, each.images) for each in (queries, bank)]
+        vote = knn.Preset("monitor", "weighted", (k,), temp=0.07)
+        return knn.evaluate(rows[0], queries.labels, rows[1], bank.labels, [vote]).rows[0].top1.value
+
+    def _embed(self, backbone: Backbone, images: Images) -> Embeddings:
+        return embed(
+            backbone,
+            images,
+            size_px=self.size_px,
+            crop_pct=self.crop_pct,
+            device=self.device,
+            num_workers=self.num_workers,
+            skip_unreadable=images is self.holdout,
+        )

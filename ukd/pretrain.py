@@ -1,0 +1,68 @@
+"""`pretrain(recipe)`: a self-supervised teacher from images alone, on the loop of `ukd.train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from ukd import distributed, run_folder
+from ukd.assemble import (
+    build_monitor,
+    check_processes,
+    open_training_images,
+    provenance,
+    seeded_backbone,
+    seeded_objective,
+)
+from ukd.errors import UserError
+from ukd.objectives import OBJECTIVES
+from ukd.recipe import PretrainRecipe
+from ukd.samplers import BatchOrder
+from ukd.train import Learner, Run, train
+
+
+def pretrain(recipe: PretrainRecipe, *, resume: bool = False) -> Path:
+    """Pretrains the recipe's backbone and exports it as `teacher.safetensors`.
+
+    Args:
+        recipe: The recipe.
+        resume: Continue from the newest checkpoint of the run folder, if there is one.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        UserError: Something in the recipe, the data or the weights cannot be used.
+    """
+    run_folder.check_free(recipe, resume)
+    with distributed.session(recipe.device) as device:
+        state = run_folder.latest_state(recipe)
+        run = build_run(recipe, device)
+        run_folder.claim(recipe)
+        train(run, state)
+    return run.folder
+
+
+def build_run(recipe: PretrainRecipe, device: torch.device) -> Run:
+    """Puts the parts of a pretraining together."""
+    check_processes(recipe)
+    for spec in recipe.objective:
+        if OBJECTIVES[spec.name].needs.teacher:
+            usable = ", ".join(name for name, objective in OBJECTIVES.items() if not objective.needs.teacher)
+            raise UserError(f"objective: {spec.name} learns from a teacher; pretraining takes one of: {usable}")
+    images = open_training_images(recipe)
+    backbone = seeded_backbone(recipe, recipe.backbone)
+    objective = seeded_objective(recipe, student_dim=backbone.dim, teacher_dim=0)
+    return Run(
+        recipe=recipe,
+        folder=Path(recipe.output),
+        device=device,
+        learner=Learner(backbone, objective).to(device),
+        teacher=None,
+        images=images,
+        order=BatchOrder(len(images), recipe.batch_size, recipe.seed),
+        monitor=build_monitor(recipe, None, None, device),
+        role="teacher",
+        provenance=provenance(recipe, images, None),
+    )

@@ -1,0 +1,258 @@
+"""The training loop: the only one, for distillation and for self-supervised pretraining alike."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
+
+from ukd import distributed
+from ukd.backbones import Backbone, Teacher
+from ukd.checkpoint import Checkpoints, State, export_backbone
+from ukd.data import Images
+from ukd.errors import TrainingError
+from ukd.features import Features
+from ukd.loading import PixelBatch, TrainingViews, Unreadable, loader
+from ukd.log import RunLog
+from ukd.monitor import Monitor
+from ukd.objectives import Batch, Objective
+from ukd.optim import build_optimizer, learning_rate, set_learning_rate
+from ukd.recipe import RunRecipe
+from ukd.rng import Purpose, stream
+from ukd.samplers import BatchOrder, RankBatches, Sample
+from ukd.views import Augmentation
+
+
+class Learner(nn.Module):
+    """Everything that is trained: the student's backbone and the objective with its heads."""
+
+    def __init__(self, student: Backbone, objective: Objective) -> None:
+        super().__init__()
+        self.student = student
+        self.objective = objective
+
+    def forward(self, views: list[Tensor], teacher: list[Features], index: Tensor) -> dict[str, Tensor]:
+        """The loss terms of one batch; all views pass the student together, as one batch."""
+        pooled = self.student(torch.cat(views) if len(views) > 1 else views[0]).pooled
+        student = [Features(pooled=each) for each in pooled.chunk(len(views))]
+        terms: dict[str, Tensor] = self.objective(Batch(student=student, teacher=teacher, index=index))
+        return terms
+
+
+@dataclass
+class Run:
+    """The parts of one run, put together.
+
+    Attributes:
+        recipe: The recipe.
+        folder: The run folder.
+        device: Where this process computes.
+        learner: What is trained.
+        teacher: The frozen teacher; None when pretraining.
+        images: The training images.
+        order: Which of them make up each step.
+        monitor: What is measured on the way.
+        role: What the export is called, `student` or `teacher`.
+        provenance: What the export says of where it comes from.
+        fixed: Tensors that were computed once for the run, such as neighbour lists; kept in every checkpoint.
+    """
+
+    recipe: RunRecipe
+    folder: Path
+    device: torch.device
+    learner: Learner
+    teacher: Teacher | None
+    images: Images
+    order: BatchOrder
+    monitor: Monitor
+    role: str
+    provenance: Mapping[str, Any]
+    fixed: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of the whole run."""
+        return self.steps_in(self.recipe.epochs)
+
+    def steps_in(self, epochs: float) -> int:
+        """Steps in which `epochs` times as many images pass the student as the data set holds, at least 1."""
+        return max(1, round(epochs * len(self.images) / self.recipe.batch_size))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of weights and views."""
+        return torch.float64 if self.recipe.precision == "fp64" else torch.float32
+
+    def autocast(self) -> torch.autocast | nullcontext[None]:
+        """bf16 where the recipe and the device say so."""
+        wanted = self.recipe.precision == "bf16" or (
+            self.recipe.precision == "auto" and self.device.type == "cuda" and torch.cuda.is_bf16_supported()
+        )
+        return torch.autocast(self.device.type, torch.bfloat16) if wanted else nullcontext()
+
+
+def train(run: Run, state: State | None) -> None:
+    """Trains from the given state, or from the start, to the last step.
+
+    Args:
+        run: The parts.
+        state: A checkpoint of the same recipe, or None.
+
+    Raises:
+        TrainingError: A loss term is not finite; the last good checkpoint is kept.
+        DataError: Too many images cannot be read.
+        SystemExit: A signal asked to stop; a checkpoint was written. The status is 128 plus the signal's number.
+    """
+    recipe = run.recipe
+    optimizer = build_optimizer(run.learner.parameters(), **_optimizer_arguments(recipe))
+    if state:
+        run.learner.load_state_dict(state["learner"])
+        optimizer.load_state_dict(state["optimizer"])
+    first_step = state["step"] if state else 0
+    warmup_steps = round(recipe.optimizer.warmup_epochs * len(run.images) / recipe.batch_size)
+    monitor_every, save_every = (
+        run.steps_in(recipe.monitor.every_epochs),
+        run.steps_in(recipe.checkpoint.every_epochs),
+    )
+    checkpoints, unreadable = Checkpoints(run.folder, recipe.checkpoint.keep), Unreadable(run.images)
+    model = _distributed(run)
+
+    def save(step: int) -> None:
+        if distributed.is_main():
+            state = {
+                "learner": run.learner.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "fixed": dict(run.fixed),
+            }
+            checkpoints.save(step, state)
+            export_backbone(run.folder, run.role, run.learner.student, {**run.provenance, "step": step})
+        distributed.barrier()
+
+    with RunLog(run.folder, first_step, run.num_steps) as log, _stop_signals() as stop:
+        for step, batch in enumerate(_batches(run, first_step), start=first_step):
+            for line in unreadable.report(batch.unreadable):
+                log.note(line)
+            torch.manual_seed(_step_seed(recipe.seed, step))
+            lr = learning_rate(step, lr=recipe.optimizer.lr, num_steps=run.num_steps, warmup_steps=warmup_steps)
+            set_learning_rate(optimizer, lr)
+
+            terms = loss_terms(run, model, batch)
+            _check_finite(terms, step, run.folder)
+            optimizer.zero_grad()
+            total(terms).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+
+            log.advance(recipe.batch_size)
+            done = step + 1
+            if done % recipe.log_every_steps == 0 or done == run.num_steps:
+                log.metrics({**_figures(run.learner.objective, terms), "lr": lr, "images_per_s": log.speed()})
+            if done % monitor_every == 0 or done == run.num_steps:
+                log.metrics(run.monitor.measure(run.learner.student))
+            stopping = distributed.any_process(bool(stop))
+            if done % save_every == 0 or done == run.num_steps or stopping:
+                save(done)
+            if stopping and done < run.num_steps:
+                log.note(f"stopped by {signal.Signals(stop[0]).name if stop else 'another process'} after step {done}; "
+                         "a checkpoint is written, --resume continues")  # fmt: skip
+                raise SystemExit(128 + (stop[0] if stop else signal.SIGTERM))
+
+
+def loss_terms(run: Run, model: nn.Module, batch: PixelBatch) -> dict[str, Tensor]:
+    """The forward pass of one step: the same pixels through the teacher and the student, then the objective."""
+    views = batch.to_views(run.device, run.dtype)
+    with run.autocast():
+        targets = [run.teacher(view) for view in views] if run.teacher else []
+        terms: dict[str, Tensor] = model(views, targets, batch.index.to(run.device))
+    return terms
+
+
+def total(terms: Mapping[str, Tensor]) -> Tensor:
+    """The loss: the sum of its terms."""
+    return torch.stack(list(terms.values())).sum()
+
+
+def try_one_step(run: Run, num_images: int = 4) -> None:
+    """Takes the forward and backward pass of a few images, so that what cannot work fails here."""
+    samples = [Sample(index % len(run.images), index % len(run.images), 0) for index in range(num_images)]
+    batch = _views(run).__getitems__(samples)
+    Unreadable(run.images).report(batch.unreadable)
+    total(loss_terms(run, run.learner, batch)).backward()  # type: ignore[no-untyped-call]
+
+
+def _optimizer_arguments(recipe: RunRecipe) -> dict[str, Any]:
+    return recipe.optimizer.model_dump(include={"name", "lr", "weight_decay", "momentum"})
+
+
+def _distributed(run: Run) -> nn.Module:
+    """The learner, wrapped where there are many processes; on GPUs its batch norm is then that of the global batch."""
+    if distributed.world_size() == 1:
+        return run.learner
+    if run.device.type == "cuda":
+        run.learner = nn.SyncBatchNorm.convert_sync_batchnorm(run.learner)  # type: ignore[no-untyped-call]
+        return DistributedDataParallel(run.learner, device_ids=[run.device])
+    return DistributedDataParallel(run.learner)
+
+
+def _views(run: Run) -> TrainingViews:
+    augmentation = Augmentation(**run.recipe.views.model_dump(exclude={"crop_pct"}))
+    num_views = run.learner.objective.needs.num_views
+    return TrainingViews(run.images, augmentation, num_views, run.recipe.seed, apply_colour=run.device.type == "cpu")
+
+
+def _batches(run: Run, first_step: int) -> DataLoader[PixelBatch]:
+    batches = RankBatches(run.order, first_step, run.num_steps, distributed.rank(), distributed.world_size())
+    return loader(_views(run), batches, run.recipe.data.num_workers, run.device)
+
+
+def _step_seed(seed: int, step: int) -> int:
+    """Seed of dropout and drop path in this step, another one on each process; nothing of torch's state is saved."""
+    return int(stream(Purpose.STEP, seed, step, distributed.rank()).integers(2**63))
+
+
+def _check_finite(terms: Mapping[str, Tensor], step: int, folder: Path) -> None:
+    """Stops all processes before a step that would spoil the weights."""
+    wrong = [name for name, value in terms.items() if not bool(torch.isfinite(value))]
+    if distributed.any_process(bool(wrong)):
+        named = ", ".join(wrong) or "a term of another process"
+        raise TrainingError(
+            f"training: the loss term {named} is not finite at step {step}; stopped before the optimizer step. "
+            f"The last good checkpoint is kept in {folder / 'checkpoints'}; a smaller optimizer.lr may help"
+        )
+
+
+def _figures(objective: Objective, terms: Mapping[str, Tensor]) -> dict[str, float]:
+    """The loss, its terms and, where the terms tell it, the mean cosine of student and teacher, over all processes."""
+    values = {"loss": total(terms), **terms}
+    cosine = objective.teacher_cosine(terms)
+    if cosine is not None:
+        values["teacher_cosine"] = cosine
+    mean = distributed.mean_over_processes(torch.stack([value.detach().double() for value in values.values()]))
+    return dict(zip(values, mean.tolist(), strict=True))
+
+
+@contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """Collects SIGTERM and SIGINT instead of dying of them; a second one of a kind acts as it always did."""
+    received: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def remember(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        signal.signal(number, before[signal.Signals(number)])
+
+    for number in before:
+        signal.signal(number, remember)
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
