@@ -177,6 +177,11 @@ def test_whole_numbers_serve_as_numbers_but_booleans_do_not(read: Loader, compla
             "student.arch: missing; give a timm name such as resnet18, or weights that say it themselves",
         ),
         (
+            "teacher.pretrained=false",
+            "teacher.weights: missing; a teacher needs weights (a file or a run folder), "
+            "or pretrained: true for timm's own",
+        ),
+        (
             "teacher.weights=a.pth",
             "teacher.pretrained: is true, but weights are given as well; choose one of the two",
         ),
@@ -327,6 +332,7 @@ def recipes(draw: st.DrawFn) -> DistillRecipe:
         "batch_size": (k + 1) * draw(st.integers(1, 100)),
         "teacher": {
             "arch": draw(text.filter(bool)),
+            **draw(st.builds(lambda path: {"weights": path}, text.filter(bool)) | st.just({"pretrained": True})),
             "kwargs": draw(KWARGS),
             "mean": (0.1, draw(st.floats(0, 1)), 1),
         },

@@ -63,8 +63,8 @@ class Backbone(nn.Module):
         self.model = model
         self.info = info
         self.dim = _pooled_dim(model)
-        self.register_buffer("mean", torch.tensor(info.mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(info.std).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(info.mean, dtype=torch.float32).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(info.std, dtype=torch.float32).view(1, 3, 1, 1), persistent=False)
 
     @property
     def num_parameters(self) -> int:
@@ -118,8 +118,8 @@ def build_backbone(
     input_px: int | None = None,
     mean: RGB | None = None,
     std: RGB | None = None,
-    size_px: int = 224,
-    crop_pct: float = 0.875,
+    size_px: int | None = None,
+    crop_pct: float | None = None,
     frozen: bool = False,
     seed: int = 0,
 ) -> Backbone:
@@ -133,8 +133,8 @@ def build_backbone(
         input_px: Side the views are resized to.
         mean: Normalisation mean.
         std: Normalisation standard deviation.
-        size_px: Side of the evaluation image, stored in the info.
-        crop_pct: Centre crop of the evaluation image, stored in the info.
+        size_px: Side of the evaluation image.
+        crop_pct: Centre crop of the evaluation image.
         frozen: Build a Teacher.
         seed: Random weights are those of this seed.
 
@@ -153,16 +153,17 @@ def build_backbone(
         model = _create(arch, pretrained, kwargs)
     config = getattr(model, "pretrained_cfg", {})
     if file:
-        classifier = config.get("classifier") or "fc"
-        load_strictly(model, read_state_dict(file), source=file, arch=arch, classifier=str(classifier))
+        classifier = config.get("classifier") or "fc"  # Distilled models have two.
+        classifiers = [classifier] if isinstance(classifier, str) else list(classifier)
+        load_strictly(model, read_state_dict(file), source=file, arch=arch, classifiers=classifiers)
     info = BackboneInfo(
         arch=arch,
         kwargs=kwargs,
         input_px=input_px or stored.get("input_px") or _fixed_input_px(model, config),
         mean=_rgb(mean or stored.get("mean") or config.get("mean") or IMAGENET_DEFAULT_MEAN),
         std=_rgb(std or stored.get("std") or config.get("std") or IMAGENET_DEFAULT_STD),
-        size_px=stored.get("size_px", size_px),
-        crop_pct=stored.get("crop_pct", crop_pct),
+        size_px=size_px or stored.get("size_px", 224),
+        crop_pct=crop_pct or stored.get("crop_pct", 0.875),
     )
     return Teacher(model, info) if frozen else Backbone(model, info)
 
@@ -189,7 +190,7 @@ def _create(arch: str, pretrained: bool, kwargs: dict[str, Any]) -> nn.Module:
         raise WeightsError(f"arch: timm {timm.__version__} has no model {arch!r}{hint}")
     try:
         return timm.create_model(arch, pretrained=pretrained, num_classes=0, **kwargs)
-    except TypeError as error:
+    except (TypeError, AssertionError) as error:
         raise WeightsError(f"arch: timm cannot build {arch} with {kwargs}: {error}") from None
     except (RuntimeError, OSError, ValueError) as error:
         hint = "; `weights: FILE` takes a local file instead" if pretrained else ""

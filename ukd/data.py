@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import os
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from ukd.errors import DataError
+from ukd.torchvision_data import TorchvisionImages
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff"})
 
@@ -48,7 +52,7 @@ class FolderImages:
     """Image files below a folder, flat or nested, in sorted order.
 
     Args:
-        folder: The folder; searched recursively.
+        folder: The folder; searched recursively and through links, without what is hidden (`.thumbnails/`, `._a.jpg`).
         labelled: Take the first folder level as class names.
 
     Raises:
@@ -59,13 +63,12 @@ class FolderImages:
         self.name = str(folder)
         self._folder = folder
         try:
-            found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+            self._paths = sorted(_image_files(folder), key=lambda path: path.split("/"))
         except OSError as error:
-            raise DataError(f"data: cannot read the folder {folder}: {error.strerror}") from None
-        if not found:
+            raise DataError(f"data: cannot read the folder {error.filename}: {error.strerror}") from None
+        if not self._paths:
             wanted = " ".join(sorted(IMAGE_SUFFIXES))
             raise DataError(f"data: no images below {folder}; files ending in {wanted} are taken")
-        self._paths = [path.relative_to(folder).as_posix() for path in found]
         self.labels: Labels | None = None
         self.class_names: list[str] | None = None
         if labelled:
@@ -87,8 +90,13 @@ class FolderImages:
         return len(self._paths)
 
     def read(self, index: int) -> Pixels:
-        with Image.open(self._folder / self._paths[index]) as image:
-            return np.asarray(image.convert("RGB"))
+        try:
+            with Image.open(self._folder / self._paths[index]) as image:
+                return _rgb(image)
+        except OSError:
+            raise
+        except Exception as error:  # Pillow raises errors of many types where a file is damaged.
+            raise OSError(f"{self._paths[index]}: {error}") from error
 
     def id(self, index: int) -> str:
         return self._paths[index]
@@ -97,7 +105,7 @@ class FolderImages:
         """Hash of every relative path and file size; file contents are not read."""
         digest = hashlib.sha256()
         for path in self._paths:
-            digest.update(f"{path}\0{(self._folder / path).stat().st_size}\n".encode())
+            digest.update(os.fsencode(f"{path}\0{(self._folder / path).stat().st_size}\n"))
         return digest.hexdigest()
 
 
@@ -134,10 +142,8 @@ class ArrayImages:
             raise DataError(f"data: {name} holds no images")
         self.name = name
         self._pixels = pixels
-        self.labels = None if labels is None else np.asarray(labels, dtype=np.int64)
+        self.labels = None if labels is None else _class_numbers(name, np.asarray(labels), len(pixels))
         self.class_names = None if class_names is None else [str(each) for each in class_names]
-        if self.labels is not None and self.labels.shape != (len(pixels),):
-            raise DataError(f"data: {name} holds {len(pixels)} images but labels of shape {list(self.labels.shape)}")
 
     def __len__(self) -> int:
         return len(self._pixels)
@@ -159,74 +165,36 @@ class ArrayImages:
         return digest.hexdigest()
 
 
-class TorchvisionImages:
-    """A classification data set of torchvision, by name: `torchvision:CIFAR10:train`.
+def _image_files(folder: Path) -> Iterator[str]:
+    """Paths of the image files below a folder, relative to it."""
 
-    Raises:
-        DataError: Unknown name, data not on disk (nothing is downloaded unless asked), or no such split.
-    """
+    def stop(error: OSError) -> None:
+        raise error
 
-    def __init__(self, source: str, root: Path, download: bool) -> None:
-        from torchvision import datasets
-
-        self.name = source
-        try:
-            _, dataset_name, split = source.split(":")
-        except ValueError:
-            raise DataError(
-                f"data: {source!r} must read torchvision:NAME:SPLIT, as in torchvision:CIFAR10:train"
-            ) from None
-        if dataset_name not in datasets.__all__:
-            raise DataError(
-                f"data: torchvision has no data set {dataset_name!r}; names are written as in its documentation"
-            )
-        self._dataset = _torchvision_dataset(getattr(datasets, dataset_name), source, split, root, download)
-        targets = getattr(
-            self._dataset,
-            "targets",
-            getattr(self._dataset, "labels", getattr(self._dataset, "_labels", None)),
-        )
-        self.labels = None if targets is None else np.asarray(targets, dtype=np.int64)
-        self.class_names = getattr(self._dataset, "classes", None)
-
-    def __len__(self) -> int:
-        return len(self._dataset)
-
-    def read(self, index: int) -> Pixels:
-        return np.asarray(self._dataset[index][0].convert("RGB"))
-
-    def id(self, index: int) -> str:
-        return f"#{index}"
-
-    def fingerprint(self) -> str:
-        """Hash of the name, the size, the labels, and the pixels of a hundred images spread over the set."""
-        digest = hashlib.sha256(f"{self.name} {len(self)}".encode())
-        if self.labels is not None:
-            digest.update(self.labels.tobytes())
-        for index in np.linspace(0, len(self) - 1, min(100, len(self)), dtype=int):
-            digest.update(self.read(int(index)).tobytes())
-        return digest.hexdigest()
+    for place, folders, files in os.walk(folder, onerror=stop, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in files:
+            if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
+                yield Path(place, name).relative_to(folder).as_posix()
 
 
-def _torchvision_dataset(factory, source: str, split: str, root: Path, download: bool):  # type: ignore[no-untyped-def]
-    """Builds the data set whichever way it spells its split; torchvision has two ways and no common type."""
-    import inspect
+def _rgb(image: Image.Image) -> Pixels:
+    """uint8 RGB of any image; Pillow alone would turn nearly every deep grey value into white."""
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise OSError(f"{image.mode} pixels have no range that is known; 8 or 16 bits a channel are wanted")
+    if image.mode == "P":
+        image = image.convert("RGBA")  # Pillow warns of see-through palettes otherwise; the colours are the same.
+    return np.asarray(image.convert("RGB"))
 
-    parameters = inspect.signature(factory).parameters
-    arguments: dict[str, object] = {"download": download} if "download" in parameters else {}
-    if "train" in parameters:
-        if split not in ("train", "test"):
-            raise DataError(f"data: {source}: the split must be train or test, got {split!r}")
-        arguments["train"] = split == "train"
-    elif "split" in parameters:
-        arguments["split"] = split
-    else:
-        raise DataError(f"data: {source}: this data set has no splits that torchvision can select")
-    try:
-        return factory(str(root), **arguments)
-    except (RuntimeError, ValueError, FileNotFoundError) as error:
-        hint = "" if download else "; `data.root` names its folder, `data.download: true` fetches it"
-        raise DataError(f"data: {source} cannot be opened in {root}: {error}{hint}") from None
+
+def _class_numbers(name: str, labels: npt.NDArray[Any], num_images: int) -> Labels:
+    if labels.dtype.kind not in "iu":
+        raise DataError(f"data: labels in {name} are {labels.dtype}; whole numbers, one for each image, are wanted")
+    if labels.shape != (num_images,):
+        raise DataError(f"data: {name} holds {num_images} images but labels of shape {list(labels.shape)}")
+    return labels.astype(np.int64)
 
 
 def open_images(source: str, *, root: Path = Path("data"), download: bool = False, labelled: bool = False) -> Images:
@@ -261,12 +229,12 @@ def _open(source: str, root: Path, download: bool, labelled: bool) -> Images:
         raise DataError(f"data: {source} is neither a folder nor a .npz or .npy file")
     try:
         stored = np.load(path, allow_pickle=False)
-        if path.suffix == ".npy":
+        if isinstance(stored, np.ndarray):
             return ArrayImages(source, stored)
         if "images" not in stored:
             raise DataError(f"data: {source} holds {', '.join(stored.files)}, but no array named `images`")
         return ArrayImages(source, stored["images"], stored.get("labels"), stored.get("class_names"))
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"data: {source} cannot be read as an array file: {error}") from None
 
 

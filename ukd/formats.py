@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +59,15 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     try:
         stored: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        # torch's own words advise the reader to switch the safety off, and say so of plain text too.
+        code = re.search(r"(?:GLOBAL|class) ([\w.]+)", str(error))
+        if code is None:
+            raise WeightsError(f"weights: {path} cannot be read: damaged, or no file of weights") from None
         raise WeightsError(
-            f"weights: {path} is refused: loading it would run code stored in the file. Where you trust it, load it "
-            f"yourself and save its tensors alone: torch.save(model.state_dict(), ...). ({_first_line(error)})"
+            f"weights: {path} is refused: loading it would run code stored in the file ({code[1]}). Where you trust "
+            "it, load it yourself and save its tensors alone: torch.save(model.state_dict(), ...)"
         ) from None
-    except (SafetensorError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+    except (SafetensorError, RuntimeError, OSError, EOFError, LookupError, TypeError, ValueError) as error:
         raise WeightsError(f"weights: {path} cannot be read: {_first_line(error)}") from None
     for name in _CONTAINERS:
         if isinstance(stored, Mapping) and isinstance(stored.get(name), Mapping):
@@ -78,7 +83,9 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     return dict(tensors)
 
 
-def load_strictly(model: nn.Module, state: Mapping[str, Tensor], *, source: Path, arch: str, classifier: str) -> None:
+def load_strictly(
+    model: nn.Module, state: Mapping[str, Tensor], *, source: Path, arch: str, classifiers: Sequence[str]
+) -> None:
     """Loads a backbone's weights, every one of them; only the classifier's own are left behind.
 
     Args:
@@ -86,13 +93,14 @@ def load_strictly(model: nn.Module, state: Mapping[str, Tensor], *, source: Path
         state: Named tensors.
         source: The file, for the message.
         arch: The architecture, for the message.
-        classifier: Name of the classifier module whose weights the file may have beyond the backbone's.
+        classifiers: Names of the classifier modules whose weights the file may have beyond the backbone's.
 
     Raises:
         WeightsError: Names the missing and unexpected keys, and the shapes that differ.
     """
     wanted = model.state_dict()
-    given = {key: value for key, value in state.items() if key in wanted or not key.startswith(f"{classifier}.")}
+    left_behind = tuple(f"{name}." for name in classifiers)
+    given = {key: value for key, value in state.items() if key in wanted or not key.startswith(left_behind)}
     problems = [
         f"missing {_some([key for key in wanted if key not in given])}" if wanted.keys() - given.keys() else "",
         f"unexpected {_some([key for key in given if key not in wanted])}" if given.keys() - wanted.keys() else "",
@@ -102,7 +110,7 @@ def load_strictly(model: nn.Module, state: Mapping[str, Tensor], *, source: Path
         for key in wanted
         if key in given and given[key].shape != wanted[key].shape
     ]
-    problems.append(f"other shapes: {_some(shapes)}" if shapes else "")
+    problems.append(f"other shapes {_some(shapes)}" if shapes else "")
     found = [problem for problem in problems if problem]
     if found:
         raise WeightsError(f"weights: {source} does not fit {arch}:\n  " + "\n  ".join(found))

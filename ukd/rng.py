@@ -23,10 +23,12 @@ def stream(purpose: Purpose, seed: int, epoch: int, *ids: int) -> np.random.Gene
 
     Args:
         purpose: What the numbers are for.
-        seed: The recipe's seed, at least 0.
+        seed: The recipe's seed, from 0 to 2**64 - 1.
         epoch: Pass over the data, at least 0.
         *ids: At most three numbers below 2**40 that name the sample, for example image, anchor and view.
     """
     first, second, third = (*ids, 0, 0, 0)[:3]
-    counter = [0, (int(purpose) << 56) | third, first, second]
-    return np.random.Generator(np.random.Philox(key=[seed, epoch], counter=counter))
+    # uint64 throughout: numpy would take a list with a number above 2**63 for floats, and round.
+    key = np.array([seed, epoch], dtype=np.uint64)
+    counter = np.array([0, (int(purpose) << 56) | third, first, second], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=key, counter=counter))

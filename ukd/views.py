@@ -63,14 +63,17 @@ class Augmentation:
 
 
 def evaluation_view(pixels: Pixels, size_px: int, crop_pct: float) -> Pixels:
-    """Resizes the shorter side to size_px / crop_pct (bicubic) and cuts the centre: uint8 [H, W, 3] to [S, S, 3]."""
+    """Resizes the shorter side to size_px / crop_pct (bicubic) and cuts the centre: uint8 [H, W, 3] to [S, S, 3].
+
+    Rounds as timm's evaluation and torchvision's Resize and CenterCrop do, so that published figures can be met.
+    """
     height, width = pixels.shape[:2]
-    scale = round(size_px / crop_pct) / min(height, width)
-    resized = (max(size_px, round(width * scale)), max(size_px, round(height * scale)))
+    short_px = math.floor(size_px / crop_pct)
+    resized = (short_px * width // min(height, width), short_px * height // min(height, width))
     image = Image.fromarray(pixels)
     if image.size != resized:
         image = image.resize(resized, Image.Resampling.BICUBIC)
-    left, top = (resized[0] - size_px) // 2, (resized[1] - size_px) // 2
+    left, top = round((resized[0] - size_px) / 2), round((resized[1] - size_px) / 2)
     return np.asarray(image.crop((left, top, left + size_px, top + size_px)))
 
 
@@ -138,7 +141,8 @@ def _brightness(views: Tensor, factor: Tensor) -> Tensor:
 
 
 def _contrast(views: Tensor, factor: Tensor) -> Tensor:
-    mean = _luma(views).mean((2, 3), keepdim=True)
+    # In two steps: torch splits a single large sum among threads, so that one view alone would sum up differently.
+    mean = _luma(views).mean(3, keepdim=True).mean(2, keepdim=True)
     return mean + (views - mean) * factor
 
 
