@@ -31,6 +31,8 @@ def test_one_process() -> None:
         assert distributed.mean_over_processes(x).tolist() == [1.0, 2.0]
         assert distributed.any_process(True) and not distributed.any_process(False)
         assert distributed.gather_rows(x).tolist() == [1.0, 2.0]
+        assert distributed.gather_rows_with_grad(x) is x
+        assert x[distributed.own_rows(2)].tolist() == [1.0, 2.0]
         distributed.barrier()
 
 
@@ -40,6 +42,10 @@ def everything(num_rows: tuple[int, ...]) -> dict[str, Any]:
     total = distributed.sum_over_processes(x)
     (total * torch.tensor([3.0, 5.0])).sum().backward()
     rows = torch.arange(num_rows[rank] * 2).view(-1, 2) + 100 * rank
+    own = torch.tensor([[1.0 + rank], [10.0 + rank]], requires_grad=True)
+    gathered = distributed.gather_rows_with_grad(own)
+    # Process r weighs row i by i + 100 r.
+    (gathered[:, 0] * (torch.arange(6) + 100 * rank)).sum().backward()
     distributed.barrier()
     return {
         "rank": rank,
@@ -52,6 +58,9 @@ def everything(num_rows: tuple[int, ...]) -> dict[str, Any]:
         "any": [distributed.any_process(rank == 1), distributed.any_process(False)],
         "rows": distributed.gather_rows(rows),
         "flags": distributed.gather_rows(rows[:, 0] > 0),
+        "gathered": gathered.detach(),
+        "own_rows": torch.arange(6)[distributed.own_rows(2)],
+        "gathered_grad": own.grad,
     }
 
 
@@ -67,6 +76,10 @@ def test_three_processes_of_srun(tmp_path: Path) -> None:
         assert result["any"] == [True, False]
         assert result["rows"].tolist() == [[0, 1], [2, 3], [200, 201]]
         assert result["flags"].tolist() == [False, True, True]
+        assert result["gathered"][:, 0].tolist() == [1, 10, 2, 11, 3, 12]
+        assert result["own_rows"].tolist() == [2 * rank, 2 * rank + 1]
+        # Over the three processes, row i weighs 3 i + 100 + 200.
+        assert result["gathered_grad"][:, 0].tolist() == [300 + 6 * rank, 303 + 6 * rank]
     assert not torch.distributed.is_initialized()
 
 

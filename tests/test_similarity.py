@@ -5,13 +5,23 @@ import math
 import numpy as np
 import pytest
 import scipy.spatial.distance
+import scipy.special
 import sklearn.metrics.pairwise
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ukd.similarity import cosine, cosine_from_sums, cosine_sums
+from ukd.similarity import (
+    cosine,
+    cosine_from_sums,
+    cosine_sums,
+    distances,
+    dot_products,
+    kl_divergence,
+    normalised,
+    soft_cross_entropy,
+)
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -104,3 +114,69 @@ def test_dtype(of_a: torch.dtype, of_b: torch.dtype, expected: torch.dtype, auto
     assert similarity.dtype == expected
     exact = cosine(a.to(of_a).double(), b.to(of_b).double())
     torch.testing.assert_close(similarity.double(), exact, rtol=0, atol=1e-7)
+
+
+@given(seed=seeds, rows=st.integers(1, 5), others=st.integers(1, 5), dim=st.integers(1, 7))
+def test_pairs_of_rows_equal_scipy_and_scikit_learn(seed: int, rows: int, others: int, dim: int) -> None:
+    a, b = (x[0] for x in (pair(seed, rows, dim), pair(seed + 1, others, dim)))
+    found = dot_products(normalised(a), normalised(b)).numpy()
+    np.testing.assert_allclose(found, sklearn.metrics.pairwise.cosine_similarity(a, b), rtol=0, atol=1e-12)
+    expected = scipy.spatial.distance.cdist(a.numpy(), b.numpy())
+    np.testing.assert_allclose(distances(a, b).numpy(), expected, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(normalised(a, dim=0).norm(dim=0), 1, rtol=0, atol=1e-12)
+
+
+def test_gradients_of_normalised_and_distances() -> None:
+    a, b = pair(0, 3, 4)
+    assert torch.autograd.gradcheck(normalised, a.requires_grad_())
+    assert torch.autograd.gradcheck(distances, (a, b.requires_grad_()))
+
+
+def test_zero_rows_and_equal_rows_have_a_gradient_of_zero() -> None:
+    rows = torch.tensor([[0.0, 0.0], [3.0, 4.0]], requires_grad=True)
+    unit = normalised(rows)
+    unit[0].sum().backward()
+    assert unit.tolist() == [[0.0, 0.0], [torch.tensor(0.6).item(), torch.tensor(0.8).item()]]
+    assert rows.grad is not None and not rows.grad.any()
+    found = distances(rows, rows.detach() * (1 + 1e-7))
+    found.diagonal().sum().backward()
+    assert found.diagonal().tolist() == [0, 0] and not rows.grad.any()
+    torch.testing.assert_close(found[0, 1].item(), 5.0, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-10, 1e10, 1e30])
+def test_pairs_of_rows_at_extreme_magnitudes(size: float) -> None:
+    a, b = (x.float() for x in pair(1, 4, 8))
+    large = (a * size).requires_grad_()
+    similarity, distance = dot_products(normalised(large), normalised(b * size)), distances(large, b * size)
+    torch.testing.assert_close(similarity, dot_products(normalised(a), normalised(b)))
+    torch.testing.assert_close(distance / size, distances(a, b), rtol=1e-6, atol=1e-6)
+    (similarity.sum() + (distance / size).sum()).backward()
+    assert large.grad is not None and large.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_pairs_of_rows_do_not_hide_nan_and_infinity(bad: float) -> None:
+    a = torch.tensor([[bad, 1.0]])
+    assert normalised(a).isnan().any() and distances(a, torch.ones(1, 2)).isnan().all()
+
+
+def test_autocast_changes_nothing() -> None:
+    a, b = (x.float() for x in pair(3, 4, 5))
+    with torch.autocast("cpu", torch.bfloat16):
+        under_autocast = [normalised(a), dot_products(a, b), distances(a, b), soft_cross_entropy(a, b)]
+    torch.testing.assert_close(under_autocast, [normalised(a), a @ b.T, distances(a, b), soft_cross_entropy(a, b)])
+    assert dot_products(a.bfloat16(), b).dtype == torch.float32
+
+
+@given(seed=seeds, num_classes=st.integers(1, 6), size=st.floats(0.1, 100))
+def test_cross_entropy_and_divergence_equal_scipy(seed: int, num_classes: int, size: float) -> None:
+    teacher, student = (size * x for x in pair(seed, 3, num_classes))
+    p, log_q = scipy.special.softmax(teacher, axis=1), scipy.special.log_softmax(student, axis=1)
+    by_scipy = -(p * log_q).sum(1)
+    np.testing.assert_allclose(soft_cross_entropy(teacher, student), by_scipy, rtol=0, atol=1e-10)
+    divergence = kl_divergence(teacher, student)
+    expected = by_scipy - scipy.special.entr(p).sum(1)
+    np.testing.assert_allclose(divergence, expected, rtol=0, atol=1e-10)
+    assert (divergence >= -1e-12).all()
+    assert not kl_divergence(teacher, teacher + 3).abs().max() > 1e-12

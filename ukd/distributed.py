@@ -6,7 +6,7 @@ This is the only file that knows ranks; with one process everything in it is the
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, NamedTuple
@@ -125,6 +125,45 @@ class _SumOverProcesses(torch.autograd.Function):
         return grad * world_size()
 
 
+def gather_rows_with_grad(x: Tensor) -> Tensor:
+    """Rows of all processes in rank order, exact in gradient for a loss of this process's rows against all of them.
+
+    A process's rows get the gradient that all processes' losses have in them. With each loss the mean over the
+    process's own rows, the mean that DDP takes is then the gradient of the mean over all rows, without a factor.
+
+    Args:
+        x: [n, ...], of equal shape in all processes.
+
+    Returns:
+        [world_size * n, ...]; those of this process are at `own_rows(n)`.
+    """
+    if world_size() == 1:
+        return x
+    rows: Tensor = _GatherRows.apply(x)
+    return rows
+
+
+def own_rows(num_rows: int) -> slice:
+    """Where this process's rows stand among those of all processes, if each has `num_rows` of them."""
+    return slice(rank() * num_rows, (rank() + 1) * num_rows)
+
+
+class _GatherRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        x = x.contiguous()
+        blocks = [torch.empty_like(x) for _ in range(world_size())]
+        dist.all_gather(blocks, x)
+        return torch.cat(blocks)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        # The sum of all rows' gradients, of which one share is needed: gloo cannot scatter while it sums.
+        total = grad.clone()
+        dist.all_reduce(total)
+        return total[own_rows(len(total) // world_size())]
+
+
 @torch.no_grad()
 def mean_over_processes(values: Tensor) -> Tensor:
     """Mean of floating-point values over all processes, without gradient."""
@@ -133,6 +172,14 @@ def mean_over_processes(values: Tensor) -> Tensor:
     total = values.detach().to(_collective_device(), copy=True)
     dist.all_reduce(total)
     return (total / world_size()).to(values.device)
+
+
+@torch.no_grad()
+def broadcast_from_main(tensors: Iterable[Tensor]) -> None:
+    """Overwrites every process's tensors with those of the main process."""
+    if world_size() > 1:
+        for tensor in tensors:
+            dist.broadcast(tensor, src=0)
 
 
 def any_process(flag: bool) -> bool:

@@ -1,4 +1,7 @@
-"""Cosine similarity, exact in value and gradient for any vectors that fp32 can hold."""
+"""Shared maths of the objectives, exact in value and gradient for any vectors that fp32 can hold.
+
+Nothing here is computed in half precision, whatever autocast says.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ from torch import Tensor
 
 MIN_SQUARED_NORM = 1e-62
 """Vectors no longer than 1e-31 count as zero: a gradient of 1 / length would soon leave the range of fp32."""
+SAME_POINT = 1e-12
+"""Squared distance, relative to the squared lengths, up to which two points count as one: a part in a million apart."""
 
 
 def cosine(a: Tensor, b: Tensor, dim: int = -1) -> Tensor:
@@ -56,6 +61,83 @@ def cosine_from_sums(sums: Tensor) -> Tensor:
     zero = (aa <= MIN_SQUARED_NORM) | (bb <= MIN_SQUARED_NORM)
     aa, bb = aa.masked_fill(zero, 1.0), bb.masked_fill(zero, 1.0)
     return ab.masked_fill(zero, 0.0) / aa.sqrt() / bb.sqrt()
+
+
+def normalised(x: Tensor, dim: int = -1) -> Tensor:
+    """Vectors scaled to length 1; a zero vector stays zero, with a zero gradient. NaN and infinity give NaN.
+
+    Args:
+        x: Any floating dtype.
+        dim: The dimension along which the vectors lie.
+
+    Returns:
+        As x, in fp64 if x is fp64, else fp32.
+    """
+    wide = x.double()
+    squared = (wide * wide).sum(dim, keepdim=True)
+    zero = squared <= MIN_SQUARED_NORM
+    return (wide.masked_fill(zero, 0.0) / squared.masked_fill(zero, 1.0).sqrt()).to(result_dtype(x))
+
+
+def dot_products(a: Tensor, b: Tensor) -> Tensor:
+    """Dot product of every row of a with every row of b; of `normalised` rows, their cosine similarity.
+
+    Args:
+        a: [n, D], any floating dtype.
+        b: [m, D].
+
+    Returns:
+        [n, m], fp64 if a or b is fp64, else fp32.
+    """
+    dtype = result_dtype(a, b)
+    with torch.autocast(a.device.type, enabled=False):
+        return a.to(dtype) @ b.to(dtype).T
+
+
+def distances(a: Tensor, b: Tensor) -> Tensor:
+    """Euclidean distance of every row of a to every row of b.
+
+    Two rows that differ by less than a part in a million of their length have distance 0, with a zero gradient.
+
+    Args:
+        a: [n, D], any floating dtype, not normalised.
+        b: [m, D].
+
+    Returns:
+        fp64 [n, m].
+    """
+    a, b = a.double(), b.double()
+    squared_lengths = (a * a).sum(1)[:, None] + (b * b).sum(1)
+    squared = squared_lengths - 2 * a @ b.T
+    same = squared <= (SAME_POINT * squared_lengths).clamp(min=MIN_SQUARED_NORM)
+    return squared.masked_fill(same, 1.0).sqrt().masked_fill(same, 0.0)
+
+
+def soft_cross_entropy(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
+    """Cross-entropy of the student's softmax under the teacher's.
+
+    Args:
+        teacher_logits: [..., num_classes], already divided by their temperature.
+        student_logits: As teacher_logits.
+
+    Returns:
+        [...], at least the teacher's entropy.
+    """
+    return -(teacher_logits.softmax(-1) * student_logits.log_softmax(-1)).sum(-1)
+
+
+def kl_divergence(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
+    """Kullback-Leibler divergence of the student's softmax from the teacher's.
+
+    Args:
+        teacher_logits: As in `soft_cross_entropy`.
+        student_logits: As teacher_logits.
+
+    Returns:
+        [...], at least 0.
+    """
+    log_ratio = teacher_logits.log_softmax(-1) - student_logits.log_softmax(-1)
+    return (teacher_logits.softmax(-1) * log_ratio).sum(-1)
 
 
 def result_dtype(*tensors: Tensor) -> torch.dtype:

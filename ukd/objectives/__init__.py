@@ -13,13 +13,21 @@ from ukd.errors import UserError
 from ukd.objectives.base import Batch, Needs, Objective, WeightedSum
 from ukd.objectives.cosine import Cosine
 from ukd.objectives.coss import CoSS
+from ukd.objectives.gram import Gram
+from ukd.objectives.rkd import RKD
+from ukd.objectives.seed import SEED
 from ukd.objectives.simclr import SimCLR
+from ukd.objectives.smd import SMD
 
 __all__ = ["OBJECTIVES", "Batch", "Needs", "Objective", "WeightedSum", "build", "options_models"]
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "coss": CoSS,
     "cosine": Cosine,
+    "gram": Gram,
+    "rkd": RKD,
+    "seed": SEED,
+    "smd": SMD,
     "simclr": SimCLR,
 }
 
