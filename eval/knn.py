@@ -8,47 +8,39 @@ SimReg, Navaneet et al. 2021, arXiv:2201.05131: k = 1, 20). One search at the la
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from hashlib import sha256
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from ukd.data import Labels
 from ukd.errors import DataError
+from ukd.eval.intervals import Share, bootstrap
+from ukd.eval.presets import NamedPreset
 from ukd.neighbours import Floats, nearest
 
-Labels = npt.NDArray[np.int64]
 Scores = npt.NDArray[np.float64]
 
 TILE_ENTRIES = 2**23
 """Class scores held at once while voting."""
-NUM_RESAMPLES = 10_000
 NO_CLASS = -1
 
 
 @dataclass(frozen=True)
-class Preset:
-    """A frozen protocol; a changed field changes its hash, so figures of two protocols never meet unnoticed.
+class Preset(NamedPreset):
+    """A vote and its numbers of neighbours.
 
     Attributes:
-        name: what tables call it.
         vote: `weighted` by exp(cos / temp), or `majority`, every neighbour counting one.
         ks: numbers of neighbours, a row of the table each.
         temp: temperature of the weighted vote; None for a majority.
     """
 
-    name: str
     vote: Literal["weighted", "majority"]
     ks: tuple[int, ...]
     temp: float | None = None
-
-    @property
-    def hash(self) -> str:
-        """First 16 hex digits of the SHA-256 of every field."""
-        return sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
 
 
 PRESETS = {
@@ -58,16 +50,6 @@ PRESETS = {
         Preset("ukd", "majority", (1, 20)),
     )
 }
-
-
-@dataclass(frozen=True)
-class Share:
-    """A share of n queries in [0, 1], with the ends of its 95 % bootstrap interval."""
-
-    value: float
-    low: float
-    high: float
-    n: int
 
 
 @dataclass(frozen=True)
@@ -204,19 +186,6 @@ def target_ranks(
             ranks[k][tile] = rank_of(targets[tile], scores)
             done = k
     return ranks
-
-
-def bootstrap(correct: npt.NDArray[np.bool_], seed: int) -> Share:
-    """Give the share of correct queries with its 95 % percentile-bootstrap interval.
-
-    Drawing n queries with replacement and averaging a yes-or-no answer is drawing Binomial(n, share) / n, so
-    the resamples are drawn as counts: the same distribution at no cost.
-    """
-    num = len(correct)
-    value = float(correct.mean())
-    draws = np.random.default_rng(seed).binomial(num, value, NUM_RESAMPLES) / num
-    low, high = np.quantile(draws, (0.025, 0.975))
-    return Share(value, float(low), float(high), num)
 
 
 def _weights(similarity: Floats, temp: float) -> Scores:

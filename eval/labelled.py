@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from ukd.data import Images, Labels, open_images
-from ukd.errors import DataError, UserError
-from ukd.eval.models import read_run
+from ukd.errors import DataError
+from ukd.eval.models import agreed_by_runs
+from ukd.recipe import DataSpec
 
 
 @dataclass(frozen=True)
@@ -41,22 +42,19 @@ def sources_of(checkpoints: Iterable[str], task: str) -> Sources:
     Raises:
         UserError: They name none, or not the same.
     """
-    found: dict[Sources, str] = {}
-    for checkpoint in checkpoints:
-        run = read_run(checkpoint)
-        if run and run.data.labelled_train and run.data.labelled_test:
-            data = run.data
-            found[Sources(run.data.labelled_train, run.data.labelled_test, data.root, data.download)] = checkpoint
-    if not found:
-        raise UserError(
-            f"{task}: no labelled images: give --train and --test, or name data.labelled_train and "
-            "data.labelled_test in the recipe of the run"
-        )
-    if len(found) > 1:
-        raise UserError(
-            f"{task}: {' and '.join(found.values())} name different labelled images; give --train and --test"
-        )
-    return next(iter(found))
+    return agreed_by_runs(
+        checkpoints,
+        _named_by,
+        missing=f"{task}: no labelled images: give --train and --test, or name data.labelled_train and "
+        "data.labelled_test in the recipe of the run",
+        differing="name different labelled images; give --train and --test",
+    )
+
+
+def _named_by(data: DataSpec) -> Sources | None:
+    if data.labelled_train is None or data.labelled_test is None:
+        return None
+    return Sources(data.labelled_train, data.labelled_test, data.root, data.download)
 
 
 def open_labelled(sources: Sources) -> tuple[LabelledSet, LabelledSet]:

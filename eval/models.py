@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 from torch import Tensor, nn
 
 from ukd.backbones import Backbone, BackboneInfo, build_backbone, open_backbone
-from ukd.errors import RunFolderError, WeightsError
+from ukd.errors import RunFolderError, UserError, WeightsError
 from ukd.recipe import BackboneSpec, DataSpec, ViewSpec
 from ukd.recipe_yaml import YamlError, parse
 
 MAX_RAW_PX = 32
 """Raw pixels of larger views are those of the view shrunk to this side: 3,072 numbers are a sane row."""
+RAW_PIXELS = "raw pixels"
+"""Role of the baseline that has no network."""
 _log = logging.getLogger(__name__)
+S = TypeVar("S")
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,17 @@ class Subject:
     backbone: Backbone
     size_px: int
     crop_pct: float
+
+    def facts(self) -> dict[str, Any]:
+        """What a result says of it."""
+        info = self.backbone.info.as_json()
+        return {
+            "role": self.role,
+            "source": self.source,
+            "sha256": self.backbone.weights_hash(),
+            "num_parameters": self.backbone.num_parameters,
+            **{name: info[name] for name in ("arch", "kwargs", "input_px", "mean", "std")},
+        }
 
 
 @dataclass(frozen=True)
@@ -81,6 +96,33 @@ def read_run(checkpoint: str) -> RunParts | None:
         raise RunFolderError(f"{path} is not the recipe of a run: {error}") from None
 
 
+def agreed_by_runs(
+    checkpoints: Iterable[str], pick: Callable[[DataSpec], S | None], *, missing: str, differing: str
+) -> S:
+    """Find what the run folders among the checkpoints all say of their data.
+
+    Args:
+        checkpoints: Run folders and others, which say nothing.
+        pick: What is wanted of a run's data, None where it says nothing either.
+        missing: What is wrong if none says it, and what to do.
+        differing: What is wrong if they differ, and what to do; it follows their names.
+
+    Raises:
+        UserError: They say nothing, or not the same.
+    """
+    found: dict[S, str] = {}
+    for checkpoint in checkpoints:
+        run = read_run(checkpoint)
+        picked = pick(run.data) if run else None
+        if picked is not None:
+            found[picked] = checkpoint
+    if not found:
+        raise UserError(missing)
+    if len(found) > 1:
+        raise UserError(f"{' and '.join(found.values())} {differing}")
+    return next(iter(found))
+
+
 def subjects(checkpoint: str, *, baselines: bool) -> Iterator[Subject]:
     """Open what is to be evaluated, one at a time.
 
@@ -91,24 +133,44 @@ def subjects(checkpoint: str, *, baselines: bool) -> Iterator[Subject]:
     Raises:
         WeightsError: The checkpoint cannot be opened. A teacher that cannot be is reported and left out.
     """
+    yield from candidates(checkpoint, baselines=baselines)
+    if not baselines:
+        return
+    try:
+        teacher = teacher_of(checkpoint)
+    except WeightsError as error:
+        _log.warning("teacher left out: %s", error)
+        return
+    if teacher:
+        yield teacher
+
+
+def candidates(checkpoint: str, *, baselines: bool) -> Iterator[Subject]:
+    """Open what is to be evaluated but for the teacher; the checkpoint itself comes last. As `subjects` otherwise."""
     run, main = read_run(checkpoint), open_backbone(checkpoint)
     if run is None:
         yield Subject("model", checkpoint, main, main.info.size_px, main.info.crop_pct)
         return
     view = run.views.size_px, run.views.crop_pct
-    role = "student" if run.teacher else "teacher"
     if baselines:
-        yield Subject("raw pixels", "pixels", raw_pixels(run.views.size_px), *view)
+        yield Subject(RAW_PIXELS, "pixels", raw_pixels(run.views.size_px), *view)
         initial = build_backbone(**run.trained.model_dump(), frozen=True, seed=run.seed)
         yield Subject("untrained student" if run.teacher else "untrained", checkpoint, initial, *view)
-    yield Subject(role, checkpoint, main, *view)
-    if run.teacher and baselines:
-        try:
-            teacher = build_backbone(**run.teacher.model_dump(), frozen=True, seed=run.seed)
-        except WeightsError as error:
-            _log.warning("teacher left out: %s", error)
-            return
-        yield Subject("teacher", run.teacher.weights or f"timm:{run.teacher.arch}", teacher, *view)
+    yield Subject("student" if run.teacher else "teacher", checkpoint, main, *view)
+
+
+def teacher_of(checkpoint: str) -> Subject | None:
+    """Open the teacher that a run's recipe names; None where there is no run, or none in it.
+
+    Raises:
+        WeightsError: It cannot be opened.
+    """
+    run = read_run(checkpoint)
+    if run is None or run.teacher is None:
+        return None
+    teacher = build_backbone(**run.teacher.model_dump(), frozen=True, seed=run.seed)
+    source = run.teacher.weights or f"timm:{run.teacher.arch}"
+    return Subject("teacher", source, teacher, run.views.size_px, run.views.crop_pct)
 
 
 def raw_pixels(size_px: int) -> Backbone:

@@ -46,6 +46,8 @@ class Result:
         preset_hash: Hash of every setting of the protocol.
         protocol: Those settings.
         metrics: Figures by name, for example `top1_k20`.
+        selection: How what the protocol leaves open was chosen: every candidate with its figure.
+        reference: What the model was compared with, described like `model`.
         wall_s: Seconds it took.
         warnings: What a reader must know.
     """
@@ -60,6 +62,8 @@ class Result:
     preset_hash: str = ""
     protocol: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Metric] = field(default_factory=dict)
+    selection: Mapping[str, Any] = field(default_factory=dict)
+    reference: Mapping[str, Any] = field(default_factory=dict)
     wall_s: float = 0.0
     warnings: Sequence[str] = ()
 
@@ -79,6 +83,14 @@ def write_results(path: Path, results: Sequence[Result]) -> None:
         write_atomically(path, (json.dumps(document, indent=2, allow_nan=False) + "\n").encode())
     except OSError as error:
         raise UserError(f"results: cannot write {path}: {error.strerror}") from None
+
+
+def result_file(checkpoint: str, task: str) -> Path | None:
+    """Where a checkpoint's results go: in a run's folder, beside a file; timm's models have no place of their own."""
+    path = Path(checkpoint)
+    if checkpoint.startswith("timm:"):
+        return None
+    return path / "results" / f"{task}.json" if path.is_dir() else path.with_suffix(f".{task}.json")
 
 
 def _non_finite(value: Any, where: str) -> list[str]:

@@ -1,52 +1,25 @@
-"""`ukd-eval knn`: models, images, cached features, the votes and the result file, tied together."""
+"""`ukd-eval knn`: the votes, their result file and their table."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
-import torch
+from rich.console import Console
 
-from ukd.bank import Embeddings
-from ukd.errors import DataError, UserError
-from ukd.eval.features import cached_features, compact, versions
-from ukd.eval.knn import PRESETS, KnnResult, Preset, evaluate
-from ukd.eval.labelled import LabelledSet, Sources, open_labelled
-from ukd.eval.models import Subject, subjects
-from ukd.eval.results import Metric, Result, write_results
-from ukd.log import progress
+from ukd.errors import UserError
+from ukd.eval import tables
+from ukd.eval.extraction import Extraction
+from ukd.eval.knn import PRESETS, KnnResult, Preset, Row, evaluate
+from ukd.eval.labelled import Sources
+from ukd.eval.presets import customised, find
+from ukd.eval.results import Metric
+from ukd.eval.runner import SEED, Entry, LabelledTask, Measured, Rows, run_labelled
 from ukd.neighbours import backend
 
-SEED = 0
-"""Seed of the bootstrap intervals."""
-
-
-@dataclass(frozen=True)
-class Extraction:
-    """How features are extracted; a view of None is the subject's own."""
-
-    device: torch.device
-    size_px: int | None = None
-    crop_pct: float | None = None
-    batch_size: int = 256
-    num_workers: int | None = None
-    cache: Path | None = None
-
-    def view_of(self, subject: Subject) -> tuple[int, float]:
-        """Side and centre crop of the view that the subject is shown."""
-        return self.size_px or subject.size_px, self.crop_pct or subject.crop_pct
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One model's figures."""
-
-    role: str
-    checkpoint: str
-    num_parameters: int
-    result: KnnResult
+REFERENCE = ("weighted", 20)
+"""Vote and k of the closing line if they were run; DINO's paper reports this k."""
 
 
 def run_knn(
@@ -57,43 +30,14 @@ def run_knn(
     extraction: Extraction,
     baselines: bool,
     output: Path | None,
-) -> tuple[list[Measured], list[Path]]:
-    """Evaluate every checkpoint; write a run's results into its `results/knn.json`, a file's beside the file.
+) -> tuple[list[Measured[KnnResult]], list[Path]]:
+    """Classify by nearest neighbours under every preset; arguments as `runner.run_labelled`."""
 
-    Args:
-        checkpoints: Run folders, files of weights, or `timm:NAME`.
-        sources: Labelled images.
-        presets: Protocols.
-        extraction: How features are extracted.
-        baselines: Evaluate a run's baselines too.
-        output: One file for all results, in place of those beside the checkpoints.
+    def measure(train: Rows, test: Rows) -> KnnResult:
+        return evaluate(test.features, test.labels, train.features, train.labels, presets, seed=SEED)
 
-    Returns:
-        The figures in the order of the table, and the files written.
-
-    Raises:
-        UserError: A checkpoint, the images, the presets or the output cannot be used.
-    """
-    bank, queries = open_labelled(sources)
-    measured: list[Measured] = []
-    files: dict[Path, list[Result]] = {}
-    for checkpoint in checkpoints:
-        path = output or _result_file(checkpoint)
-        for subject in subjects(checkpoint, baselines=baselines):
-            start = time.monotonic()
-            rows = _extract(subject, [queries, bank], extraction)
-            try:
-                figures = evaluate(rows[0], queries.labels, rows[1], bank.labels, presets, seed=SEED)
-            except DataError as error:
-                raise DataError(f"{subject.role} ({subject.source}): {error}") from None
-            measured.append(Measured(subject.role, checkpoint, subject.backbone.num_parameters, figures))
-            if path:
-                record = _record(subject, bank, queries, extraction, rows[1])
-                record = replace(record, wall_s=round(time.monotonic() - start, 3), warnings=figures.warnings)
-                files.setdefault(path, []).extend(_of_preset(record, preset, figures) for preset in presets)
-    for path, results in files.items():
-        write_results(path, results)
-    return measured, list(files)
+    task = LabelledTask("knn", "l2", {"search": backend()}, measure, partial(_entries, presets))
+    return run_labelled(task, checkpoints, sources=sources, extraction=extraction, baselines=baselines, output=output)
 
 
 def choose_presets(names: Sequence[str], ks: Sequence[int], temp: float | None) -> list[Preset]:
@@ -102,76 +46,46 @@ def choose_presets(names: Sequence[str], ks: Sequence[int], temp: float | None) 
     Raises:
         UserError: No such preset, or a temperature that no chosen preset has a use for.
     """
-    unknown = [name for name in names if name not in PRESETS]
-    if unknown:
-        raise UserError(f"knn: no preset {unknown[0]!r}; choose from {', '.join(PRESETS)}")
-    chosen = [PRESETS[name] for name in dict.fromkeys(names)]
+    chosen = find("knn", PRESETS, names)
     if temp is not None and all(preset.temp is None for preset in chosen):
         raise UserError("knn: --temp belongs to the weighted vote, which no chosen preset has; add --preset dino")
-    return [_customised(preset, ks, temp) for preset in chosen]
+    return [
+        customised(
+            preset,
+            ks=tuple(sorted(set(ks))) or preset.ks,
+            temp=preset.temp if temp is None or preset.temp is None else temp,
+        )
+        for preset in chosen
+    ]
 
 
-def _customised(preset: Preset, ks: Sequence[int], temp: float | None) -> Preset:
-    own_temp = temp if temp is not None and preset.temp is not None else preset.temp
-    changed = replace(preset, ks=tuple(sorted(set(ks))) or preset.ks, temp=own_temp)
-    return preset if changed == preset else replace(changed, name=f"{preset.name}-custom")
+def show_knn(console: Console, measured: Sequence[Measured[KnnResult]]) -> None:
+    """Print top-1 with intervals, top-5, every warning once, and how much of its teacher a student keeps."""
+    rows = measured[0].figures.rows
+    votes = ["", *(row.preset.vote for row in rows)]
+    columns = [f"{row.preset.vote if row.preset.vote != votes[i] else ''}\nk={row.k}" for i, row in enumerate(rows)]
+    title = f"kNN top-1 in % of {rows[0].top1.n} images, ± half the 95 % bootstrap interval"
+    top1 = [[tables.with_interval(row.top1) for row in each.figures.rows] for each in measured]
+    console.print(tables.model_table(title, columns, measured, top1, sizes=True))
+    title = "kNN top-5 in %, classes among the neighbours only"
+    top5 = [[tables.percent(row.top5.value) for row in each.figures.rows] for each in measured]
+    console.print(tables.model_table(title, columns, measured, top5))
+    tables.show_notes(console, (note for each in measured for note in each.figures.warnings))
+    row = _reference(rows)
+    what = f"top-1, {row.preset.vote} vote, k={row.k}"
+    tables.show_kept(console, measured, [_reference(each.figures.rows).top1 for each in measured], what)
 
 
-def _extract(subject: Subject, sets: Sequence[LabelledSet], extraction: Extraction) -> list[Embeddings]:
-    size_px, crop_pct = extraction.view_of(subject)
-    with progress(subject.role, sum(len(each.images) for each in sets)) as advance:
-        return [
-            cached_features(
-                subject.backbone,
-                each.images,
-                size_px=size_px,
-                crop_pct=crop_pct,
-                device=extraction.device,
-                batch_size=extraction.batch_size,
-                num_workers=extraction.num_workers,
-                cache=extraction.cache,
-                advance=advance,
-            )
-            for each in sets
-        ]
+def _entries(presets: Sequence[Preset], figures: KnnResult) -> Iterator[Entry]:
+    for preset in presets:
+        metrics = {
+            f"{name}_k{row.k}": Metric(share.value, share.n, (share.low, share.high))
+            for row in figures.rows
+            if row.preset == preset
+            for name, share in (("top1", row.top1), ("top5", row.top5))
+        }
+        yield Entry(preset, metrics, figures.warnings)
 
 
-def _record(
-    subject: Subject, bank: LabelledSet, queries: LabelledSet, extraction: Extraction, rows: Embeddings
-) -> Result:
-    """All that a result says beside its protocol and figures."""
-    size_px, crop_pct = extraction.view_of(subject)
-    backbone, info = subject.backbone, subject.backbone.info.as_json()
-    return Result(
-        task="knn",
-        model={
-            "role": subject.role,
-            "source": subject.source,
-            "sha256": backbone.weights_hash(),
-            "num_parameters": backbone.num_parameters,
-            **{name: info[name] for name in ("arch", "kwargs", "input_px", "mean", "std")},
-        },
-        data={"train": bank.facts(), "test": queries.facts(), "size_px": size_px, "crop_pct": crop_pct},
-        features={"dtype": str(compact(rows).dtype), "dim": rows.shape[1], "kind": "pooled", "norm": "l2"},
-        engine={"search": backend(), "device": extraction.device.type, "versions": versions()},
-        seed=SEED,
-    )
-
-
-def _of_preset(record: Result, preset: Preset, figures: KnnResult) -> Result:
-    metrics = {
-        f"{name}_k{row.k}": Metric(share.value, share.n, (share.low, share.high))
-        for row in figures.rows
-        if row.preset == preset
-        for name, share in (("top1", row.top1), ("top5", row.top5))
-    }
-    protocol = asdict(preset)
-    return replace(record, preset=preset.name, preset_hash=preset.hash, protocol=protocol, metrics=metrics)
-
-
-def _result_file(checkpoint: str) -> Path | None:
-    """Where a checkpoint's results go; a model of timm's has no place of its own."""
-    path = Path(checkpoint)
-    if checkpoint.startswith("timm:"):
-        return None
-    return path / "results" / "knn.json" if path.is_dir() else path.with_suffix(".knn.json")
+def _reference(rows: Sequence[Row]) -> Row:
+    return next((row for row in rows if (row.preset.vote, row.k) == REFERENCE), rows[0])

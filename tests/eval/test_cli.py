@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import sys
@@ -12,74 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from sklearn.datasets import load_digits
 
+from tests.eval.commands import run_cli, stored
 from ukd.backbones import build_backbone
 from ukd.checkpoint import export_backbone
-from ukd.eval.cli import main
-from ukd.recipe import BackboneSpec, DataSpec, DistillRecipe, ObjectiveSpec, PretrainRecipe, ViewSpec
-from ukd.recipe_file import dump
 
-ARCH = "test_resnet"
-
-
-def run_cli(arguments: Sequence[str | Path], monkeypatch: pytest.MonkeyPatch) -> int:
-    """Runs `ukd-eval` in this process; the exit code."""
-    monkeypatch.setattr(sys, "argv", ["ukd-eval", *map(str, arguments), "--num-workers", "0"])
-    with pytest.raises(SystemExit) as stopped:
-        main()
-    return int(stopped.value.code or 0)
-
-
-@pytest.fixture(autouse=True)
-def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("UKD_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def digits(tmp_path: Path) -> tuple[Path, Path]:
-    images, labels = load_digits(return_X_y=True)
-    pixels = (images * 15).astype(np.uint8).reshape(-1, 8, 8)
-    np.savez(tmp_path / "train.npz", images=pixels[:300], labels=labels[:300])
-    np.savez(tmp_path / "test.npz", images=pixels[300:380], labels=labels[300:380])
-    return tmp_path / "train.npz", tmp_path / "test.npz"
-
-
-@pytest.fixture
-def run(tmp_path: Path, digits: tuple[Path, Path]) -> Path:
-    """A distillation of seed 0 that left a random student of seed 7, and its random teacher of seed 8."""
-    views = ViewSpec(size_px=16, crop_pct=1.0)
-    folders = {"student": tmp_path / "run", "teacher": tmp_path / "pretrained"}
-    for seed, (role, folder) in enumerate(folders.items(), start=7):
-        folder.mkdir()
-        backbone = build_backbone(arch=ARCH, seed=seed, size_px=16, crop_pct=1.0)
-        export_backbone(folder, role, backbone, {"step": 1})
-    data = DataSpec(train=str(digits[0]), labelled_train=str(digits[0]), labelled_test=str(digits[1]))
-    objective = [ObjectiveSpec(name="coss")]
-    recipe = DistillRecipe(
-        output=str(folders["student"]),
-        data=data,
-        views=views,
-        teacher=BackboneSpec(weights=str(folders["teacher"])),
-        student=BackboneSpec(arch=ARCH),
-        objective=objective,
-    )
-    (folders["student"] / "recipe.yaml").write_text(dump(recipe))
-    pretraining = PretrainRecipe(
-        output=str(folders["teacher"]),
-        data=data,
-        views=views,
-        backbone=BackboneSpec(arch=ARCH),
-        objective=objective,
-    )
-    (folders["teacher"] / "recipe.yaml").write_text(dump(pretraining))
-    return folders["student"]
-
-
-def stored(path: Path) -> list[dict]:  # type: ignore[type-arg]
-    return json.loads(path.read_text())["results"]  # type: ignore[no-any-return]
+pytestmark = pytest.mark.usefixtures("surroundings")
 
 
 def test_a_run_is_shown_between_its_baselines_and_its_teacher(
@@ -108,10 +45,10 @@ def test_a_run_is_shown_between_its_baselines_and_its_teacher(
 def test_results_say_what_they_were_measured_on(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_cli(["knn", "--ckpt", run], monkeypatch)
     results = {each["model"]["role"]: each for each in stored(run / "results" / "knn.json")}
-    initial = build_backbone(arch=ARCH, seed=0)
+    initial = build_backbone(arch="test_resnet", seed=0)
     assert results["untrained student"]["model"]["sha256"] == initial.weights_hash()
-    assert results["student"]["model"]["sha256"] == build_backbone(arch=ARCH, seed=7).weights_hash()
-    assert results["teacher"]["model"]["sha256"] == build_backbone(arch=ARCH, seed=8).weights_hash()
+    assert results["student"]["model"]["sha256"] == build_backbone(arch="test_resnet", seed=7).weights_hash()
+    assert results["teacher"]["model"]["sha256"] == build_backbone(arch="test_resnet", seed=8).weights_hash()
     student = results["student"]
     assert student["task"] == "knn" and student["preset_hash"] == "ad4d3ed44bcbe6f0"
     assert student["data"]["train"]["n"] == 300 and len(student["data"]["test"]["fingerprint"]) == 64
@@ -233,7 +170,7 @@ def test_mistakes_end_in_their_message_and_exit_code_2(
     np.save(tmp_path / "plain.npy", np.zeros((5, 8, 8), dtype=np.uint8))
     save_folder(tmp_path / "bank", ["ant", "bee"])
     save_folder(tmp_path / "asked", ["ant", "dog"])
-    spoiled = build_backbone(arch=ARCH)
+    spoiled = build_backbone(arch="test_resnet")
     next(spoiled.parameters()).data.fill_(float("nan"))
     (tmp_path / "spoiled").mkdir()
     export_backbone(tmp_path / "spoiled", "student", spoiled, {})
@@ -243,8 +180,9 @@ def test_mistakes_end_in_their_message_and_exit_code_2(
     assert message in complaint and "Traceback" not in complaint
 
 
-def test_help_needs_no_torch() -> None:
-    code = "import sys; sys.argv = ['ukd-eval', 'knn', '--help']\nfrom ukd.eval.cli import main\ntry:\n  main()\n"
+@pytest.mark.parametrize("task", ["knn", "logreg", "fidelity"])
+def test_help_needs_no_torch(task: str) -> None:
+    code = f"import sys; sys.argv = ['ukd-eval', '{task}', '--help']\nfrom ukd.eval.cli import main\ntry:\n  main()\n"
     code += "finally:\n  print('heavy' if {'torch', 'faiss', 'timm', 'sklearn'} & set(sys.modules) else 'light')"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "--ckpt" in shown and shown.endswith("light\n")

@@ -18,7 +18,6 @@ from ukd.eval import knn
 from ukd.eval.knn import (
     PRESETS,
     Preset,
-    bootstrap,
     evaluate,
     majority_vote,
     rank_of,
@@ -200,23 +199,6 @@ def test_missing_labels_are_refused(num_labels: int) -> None:
     queries, targets, bank, labels = random_split()
     with pytest.raises(DataError, match=f"queries: 200 images with {num_labels} labels"):
         evaluate(queries, targets[:num_labels], bank, labels, [PRESETS["ukd"]])
-
-
-def test_the_interval_is_that_of_resampling_the_queries() -> None:
-    rng = np.random.default_rng(0)
-    correct = rng.uniform(size=300) < 0.7
-    share = bootstrap(correct, seed=0)
-    resampled = correct[rng.integers(300, size=(4000, 300))].mean(axis=1)
-    np.testing.assert_allclose((share.low, share.high), np.quantile(resampled, (0.025, 0.975)), atol=0.008)
-    assert share == bootstrap(correct[::-1], seed=0)
-    assert share.low < share.value < share.high
-
-
-def test_the_interval_covers_the_truth_about_95_times_in_100() -> None:
-    rng = np.random.default_rng(1)
-    shares = [bootstrap(rng.uniform(size=400) < 0.8, seed=trial) for trial in range(300)]
-    covered = np.mean([share.low <= 0.8 <= share.high for share in shares])
-    assert 0.91 <= covered <= 0.985
 
 
 def test_presets_are_frozen_and_their_hash_names_every_field() -> None:
