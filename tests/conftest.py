@@ -18,6 +18,9 @@ settings.load_profile("ukd")
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     """Images, a teacher and recipes, all tiny; tests leave it as it is."""
+    import torch
+
     from tests.tiny import make_world
 
+    torch.set_num_threads(1)  # Small tensors gain nothing from threads, and wait for them where the cores are busy.
     return make_world(tmp_path_factory.mktemp("world"))

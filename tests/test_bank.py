@@ -80,10 +80,12 @@ def test_progress_adds_up() -> None:
 def test_an_unreadable_image_is_an_error_unless_it_may_be_skipped() -> None:
     with pytest.raises(DataError, match=r"cannot read #150 in photos; repair or remove it"):
         embedded(Photos({150}, 200), batch_size=100)
-    rows = embedded(Photos({150}, 200), batch_size=100, skip_unreadable=True)
+    lines: list[str] = []
+    rows = embedded(Photos({150}, 200), batch_size=100, on_unreadable=lines.append)
+    assert lines == ["unreadable image skipped: #150 (1 so far)"]
     np.testing.assert_allclose(rows[150], rows[151], rtol=1e-5)
     with pytest.raises(DataError, match=r"1 of 23 images in photos cannot be read \(at most 1% may\): #3"):
-        embedded(Photos({3}), skip_unreadable=True)
+        embedded(Photos({3}), on_unreadable=lines.append)
 
 
 def rows_of_a_process() -> dict[str, Tensor]:

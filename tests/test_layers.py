@@ -15,8 +15,20 @@ ROOT = Path(__file__).parent.parent
 # A module may import from its own level and from those below, never in a circle.
 LEVELS: dict[int, set[str]] = {
     0: {"errors", "features", "files", "rng", "similarity"} | {"recipe", "recipe_file", "recipe_schema", "recipe_yaml"},
-    1: {"data", "distributed", "formats", "loading", "log", "neighbours", "optim", "samplers", "views"}
-    | {"objectives.base", "objectives.heads"},
+    1: {
+        "data",
+        "distributed",
+        "formats",
+        "loading",
+        "log",
+        "neighbours",
+        "optim",
+        "samplers",
+        "stopping",
+        "torchvision_data",
+        "views",
+    }
+    | {"objectives.base", "objectives.heads", "objectives.queue"},
     2: {"objectives.*", "backbones", "bank", "checkpoint"},
     3: {"objectives"},
     4: {"assemble", "distill", "monitor", "pictures", "pretrain", "run_folder", "train"},

@@ -71,7 +71,7 @@ def test_without_a_terminal_there_is_a_plain_line_now_and_then(
         assert capsys.readouterr().err == ""
         monkeypatch.setattr("ukd.log.PLAIN_EVERY_S", 0.0)
         log.metrics({"knn_overlap": 0.25, "images_per_s": 2045.6, "lr": 0.1})
-    assert capsys.readouterr().err == "step 5/10  loss -140  knn overlap 0.25  images per s 2046\n"
+    assert capsys.readouterr().err == "step 5/10  loss -140  knn overlap 0.25  images/s 2046  lr 0.1\n"
 
 
 def test_speed_counts_the_images_since_it_was_last_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,9 +24,9 @@ from ukd.recipe_yaml import write
 NUM_IMAGES, NUM_HOLDOUT, NUM_CLASSES, SIZE_PX = 160, 16, 4, 24
 NUM_TRAINING = NUM_IMAGES - NUM_HOLDOUT
 TRAINING, HOLDOUT = split_holdout(NUM_IMAGES, NUM_HOLDOUT)
-TEACHER = {"arch": "resnet10t", "kwargs": {"channels": [8, 16, 32, 64], "stem_width": 8}}
-STUDENT = {"arch": "resnet10t", "kwargs": {"channels": [8, 8, 16, 32], "stem_width": 8}}
-NORMLESS = {"arch": "test_vit", "kwargs": {"img_size": SIZE_PX, "patch_size": 8}}
+TEACHER: dict[str, Any] = {"arch": "resnet10t", "kwargs": {"channels": [8, 16, 32, 64], "stem_width": 8}}
+STUDENT: dict[str, Any] = {"arch": "resnet10t", "kwargs": {"channels": [8, 8, 16, 32], "stem_width": 8}}
+NORMLESS: dict[str, Any] = {"arch": "test_vit", "kwargs": {"img_size": SIZE_PX, "patch_size": 8}}
 """A student whose batch statistics are nobody's: many processes then train it as one does."""
 
 
@@ -161,4 +161,5 @@ def _pixels(labels: np.ndarray[Any, Any]) -> Pixels:
     wave = np.sin((8 + pitch) * across + phase)[..., None]
     colour = np.eye(4)[labels][:, None, None, :3] + rng.uniform(0, 0.5, (len(labels), 1, 1, 3))
     noise = rng.normal(0, 10, (len(labels), SIZE_PX, SIZE_PX, 3))
-    return np.clip(128 + 80 * wave * colour + noise, 0, 255).astype(np.uint8)
+    pixels: Pixels = np.clip(128 + 80 * wave * colour + noise, 0, 255).astype(np.uint8)
+    return pixels

@@ -27,7 +27,7 @@ def embed(
     device: torch.device,
     batch_size: int = 256,
     num_workers: int | None = None,
-    skip_unreadable: bool = False,
+    on_unreadable: Callable[[str], None] | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> Embeddings:
     """Embeds every image once, in evaluation mode and fp32, over all processes; each process gets the whole result.
@@ -42,7 +42,8 @@ def embed(
         device: Where the backbone is.
         batch_size: Images in one forward pass.
         num_workers: Loader processes; None takes this process's share of the cores.
-        skip_unreadable: Let the next readable image stand for an unreadable one; otherwise it is an error.
+        on_unreadable: Called with a line about each unreadable image, for which the next readable one then stands;
+            None makes it an error.
         advance: Called with the number of images done since the last call, for a progress bar.
 
     Returns:
@@ -59,8 +60,11 @@ def embed(
     was_training = backbone.training
     backbone.eval()
     for batch in loader(EvaluationViews(images, size_px, crop_pct), mine, num_workers, device):
-        unreadable.report(batch.unreadable)
-        if batch.unreadable and not skip_unreadable:
+        lines = unreadable.report(batch.unreadable)
+        if on_unreadable:
+            for line in lines:
+                on_unreadable(line)
+        elif lines:
             raise DataError(f"data: cannot read {images.id(batch.unreadable[0])} in {images.name}; repair or remove it")
         (views,) = batch.to_views(device, backbone.mean.dtype)
         rows.append(backbone(views).pooled.float().cpu())

@@ -245,20 +245,20 @@ class Subset:
         self.name = images.name
         self.labels: Labels | None = None
         self.class_names: list[str] | None = None
-        self._images = images
+        self.whole = images
         self._indices = indices
 
     def __len__(self) -> int:
         return len(self._indices)
 
     def read(self, index: int) -> Pixels:
-        return self._images.read(int(self._indices[index]))
+        return self.whole.read(int(self._indices[index]))
 
     def id(self, index: int) -> str:
-        return self._images.id(int(self._indices[index]))
+        return self.whole.id(int(self._indices[index]))
 
     def fingerprint(self) -> str:
-        return hashlib.sha256(self._images.fingerprint().encode() + self._indices.tobytes()).hexdigest()
+        return hashlib.sha256(self.whole.fingerprint().encode() + self._indices.tobytes()).hexdigest()
 
 
 def split_holdout(num_images: int, num_holdout: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

@@ -93,7 +93,7 @@ def nearest_in_teacher_space(recipe: DistillRecipe, teacher: Teacher, images: Im
             crop_pct=recipe.views.crop_pct,
             device=device,
             num_workers=recipe.data.num_workers,
-            skip_unreadable=True,
+            on_unreadable=lambda line: None,  # The loop names those that it meets.
             advance=advance,
         )
     return torch.from_numpy(nearest_others(embeddings, recipe.neighbours.nearest))

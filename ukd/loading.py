@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ukd import distributed
-from ukd.data import Images, Pixels
+from ukd.data import Images, Pixels, Subset
 from ukd.errors import DataError
 from ukd.rng import Purpose, stream
 from ukd.samplers import RankBatches, Sample
@@ -75,13 +75,22 @@ class Unreadable:
         """
         new = sorted(set(indices) - self._seen)
         self._seen.update(new)
-        if len(self._seen) > MAX_UNREADABLE_SHARE * len(self._images):
+        if len(self._seen) > _max_unreadable(self._images):
             named = ", ".join(self._images.id(index) for index in sorted(self._seen)[:5])
             raise DataError(
-                f"data: {len(self._seen)} of {len(self._images)} images in {self._images.name} cannot be read "
+                f"data: {len(self._seen)} of {_num_whole(self._images)} images in {self._images.name} cannot be read "
                 f"(at most {MAX_UNREADABLE_SHARE:.0%} may): {named}; remove or repair them"
             )
         return [f"unreadable image skipped: {self._images.id(index)} ({len(self._seen)} so far)" for index in new]
+
+
+def _num_whole(images: Images) -> int:
+    """Images in the data set of which these may be a part."""
+    return len(images.whole if isinstance(images, Subset) else images)
+
+
+def _max_unreadable(images: Images) -> int:
+    return int(MAX_UNREADABLE_SHARE * _num_whole(images))
 
 
 def read_or_next(images: Images, index: int) -> tuple[Pixels, list[int]]:
@@ -92,7 +101,7 @@ def read_or_next(images: Images, index: int) -> tuple[Pixels, list[int]]:
         the pixels are black and the list is long enough for `Unreadable` to stop the run.
     """
     unreadable: list[int] = []
-    while len(unreadable) <= MAX_UNREADABLE_SHARE * len(images):
+    while len(unreadable) <= _max_unreadable(images):
         candidate = (index + len(unreadable)) % len(images)
         try:
             return images.read(candidate), unreadable

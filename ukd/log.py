@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from ukd import distributed
+from ukd.files import write_atomically
 
 PLAIN_EVERY_S = 10.0
 """Where there is no terminal, a line of progress is printed this often."""
@@ -25,6 +27,16 @@ def progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
     with Progress(console=console, disable=not (distributed.is_main() and console.is_terminal)) as bar:
         task = bar.add_task(description, total=total)
         yield lambda count: bar.advance(task, count)
+
+
+class _Bar(Progress):
+    """A bar, and the newest figures on the lines below it, so that a narrow terminal shows both."""
+
+    figures = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        yield Text(self.figures, style="dim")
 
 
 class RunLog:
@@ -44,16 +56,17 @@ class RunLog:
         self._latest: dict[str, float] = {}
         self._images = 0
         self._since = self._printed = time.monotonic()
-        self._progress = Progress(
+        self._progress = _Bar(
             TextColumn("[bold]{task.description}"),
             BarColumn(bar_width=20),
             MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[figures]}"),
+            TextColumn("left"),
+            TimeRemainingColumn(compact=True),
             console=self._console,
+            refresh_per_second=2,  # Drawing takes time from the thread that trains.
             disable=not (enabled and self._console.is_terminal),
         )
-        self._task = self._progress.add_task("train", total=num_steps, completed=first_step, figures="")
+        self._task = self._progress.add_task("train", total=num_steps, completed=first_step)
         if enabled:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -88,17 +101,15 @@ class RunLog:
 
     def metrics(self, values: Mapping[str, float]) -> None:
         """Writes the figures of the current step and shows them beside the bar."""
-        if not self._enabled:
+        if not (self._enabled and values):
             return
         with self._metrics_file.open("a") as file:
-            file.write(
-                json.dumps({"step": self._step, **{name: round(value, 6) for name, value in values.items()}}) + "\n"
-            )
+            rounded = {name: float(f"{value:.9g}") for name, value in values.items()}
+            file.write(json.dumps({"step": self._step, **rounded}) + "\n")
         for name, value in values.items():
             self._tensorboard.add_scalar(name, value, self._step)
         self._latest.update(values)
-        figures = "  ".join(_figure(name, value) for name, value in self._latest.items() if name != "lr")
-        self._progress.update(self._task, figures=figures)
+        self._progress.figures = figures = "  ".join(_figure(name, value) for name, value in self._latest.items())
         if self._progress.disable and time.monotonic() - self._printed >= PLAIN_EVERY_S:
             self._printed = time.monotonic()
             self._console.print(f"step {self._step}/{self._num_steps}  {figures}", highlight=False, soft_wrap=True)
@@ -113,7 +124,7 @@ class RunLog:
 
 
 def _figure(name: str, value: float) -> str:
-    short = name.replace("_", " ")
+    short = name.replace("_per_", "/").replace("_", " ")
     return f"{short} {value:.0f}" if abs(value) >= 1000 else f"{short} {value:.3g}"
 
 
@@ -128,4 +139,4 @@ def _forget_from(metrics_file: Path, step: int) -> None:
                 kept.append(line)
         except json.JSONDecodeError:
             continue
-    metrics_file.write_text("".join(f"{line}\n" for line in kept))
+    write_atomically(metrics_file, "".join(f"{line}\n" for line in kept).encode())

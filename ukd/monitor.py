@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,14 +47,21 @@ class Monitor:
     def __post_init__(self) -> None:
         self._of_teacher: Neighbours | None = None
         self._of_student: Neighbours | None = None
+        self._noted: set[str] = set()
 
     @property
     def lists(self) -> tuple[Neighbours, Neighbours] | None:
         """The last measured neighbour lists of the held-out images: the teacher's and the student's, int32 [n, k]."""
         return None if self._of_teacher is None or self._of_student is None else (self._of_teacher, self._of_student)
 
-    def measure(self, student: Backbone) -> dict[str, float]:
-        """Returns `knn_overlap` and `knn_top1`, each in [0, 1], as far as the data allow."""
+    def measure(self, student: Backbone, note: Callable[[str], None] = warnings.warn) -> dict[str, float]:
+        """Measures `knn_overlap` and `knn_top1`, each in [0, 1], as far as the data allow.
+
+        Args:
+            student: What is measured.
+            note: Called once with a line about each held-out image that cannot be read.
+        """
+        self._note = note
         figures: dict[str, float] = {}
         if self.holdout is not None and self.teacher is not None:
             k = min(self.k, len(self.holdout) - 1)
@@ -78,5 +87,10 @@ class Monitor:
             crop_pct=self.crop_pct,
             device=self.device,
             num_workers=self.num_workers,
-            skip_unreadable=images is self.holdout,
+            on_unreadable=self._note_once if images is self.holdout else None,
         )
+
+    def _note_once(self, line: str) -> None:
+        if line not in self._noted:
+            self._noted.add(line)
+            self._note(line)

@@ -7,6 +7,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from ukd.data import Images, Pixels
+from ukd.loading import read_or_next
 
 CELL_PX = 56
 GAP_PX = 6
@@ -43,12 +44,12 @@ def neighbour_picture(
         draw.text((left, 7), title, _INK, font)
     for row, query in enumerate(queries):
         y = top + row * step
-        canvas.paste(_cell(images.read(int(query))), (starts[0], y))
+        canvas.paste(_cell(read_or_next(images, int(query))[0]), (starts[0], y))
         shared = set(of_teacher[query]) & set(of_student[query])
         for left, listed in ((starts[1], of_teacher[query]), (starts[2], of_student[query])):
             for column, neighbour in enumerate(listed[:num_neighbours]):
                 x = left + column * step
-                canvas.paste(_cell(images.read(int(neighbour))), (x, y))
+                canvas.paste(_cell(read_or_next(images, int(neighbour))[0]), (x, y))
                 if neighbour in shared:
                     draw.rectangle((x - 2, y - 2, x + CELL_PX + 1, y + CELL_PX + 1), outline=_SHARED, width=2)
     return canvas

@@ -14,7 +14,10 @@ from ukd.objectives import options_models
 from ukd.recipe import RunRecipe
 
 FREE_ON_RESUME = frozenset(
-    {"output", "device", "data.num_workers", "data.root", "log_every_steps", "monitor", "checkpoint"}
+    {
+        *("output", "device", "data.num_workers", "data.root", "data.download"),
+        *("log_every_steps", "monitor", "checkpoint"),
+    }
 )
 """Keys that change nothing in the weights, so that a resumed run may set them anew."""
 
@@ -53,6 +56,8 @@ def claim(recipe: RunRecipe) -> None:
     if distributed.is_main():
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            for half_written in folder.rglob(".*.tmp"):  # By a run that was killed.
+                half_written.unlink()
             write_atomically(folder / "recipe.yaml", recipe_file.dump(recipe).encode())
         except OSError as error:
             raise RunFolderError(f"run folder: cannot write {folder}: {error.strerror}") from None

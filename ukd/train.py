@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import torch
+from timm.layers.norm_act import convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
@@ -29,6 +29,7 @@ from ukd.optim import build_optimizer, learning_rate, set_learning_rate
 from ukd.recipe import RunRecipe
 from ukd.rng import Purpose, stream
 from ukd.samplers import BatchOrder, RankBatches, Sample
+from ukd.stopping import stop_signals
 from ukd.views import Augmentation
 
 
@@ -87,6 +88,10 @@ class Run:
         """Steps in which `epochs` times as many images pass the student as the data set holds, at least 1."""
         return max(1, round(epochs * len(self.images) / self.recipe.batch_size))
 
+    def is_due(self, step: int, every: int) -> bool:
+        """Whether what happens every so many steps, and after the last one, happens after `step` steps."""
+        return step % every == 0 or step == self.num_steps
+
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of weights and views."""
@@ -119,51 +124,48 @@ def train(run: Run, state: State | None) -> None:
         optimizer.load_state_dict(state["optimizer"])
     first_step = state["step"] if state else 0
     warmup_steps = round(recipe.optimizer.warmup_epochs * len(run.images) / recipe.batch_size)
-    monitor_every, save_every = (
-        run.steps_in(recipe.monitor.every_epochs),
-        run.steps_in(recipe.checkpoint.every_epochs),
-    )
+    monitor_every = run.steps_in(recipe.monitor.every_epochs)
+    save_every = run.steps_in(recipe.checkpoint.every_epochs)
     checkpoints, unreadable = Checkpoints(run.folder, recipe.checkpoint.keep), Unreadable(run.images)
-    model = _distributed(run)
-
-    def save(step: int) -> None:
-        if distributed.is_main():
-            state = {
-                "learner": run.learner.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "fixed": dict(run.fixed),
-            }
-            checkpoints.save(step, state)
-            export_backbone(run.folder, run.role, run.learner.student, {**run.provenance, "step": step})
-        distributed.barrier()
-
-    with RunLog(run.folder, first_step, run.num_steps) as log, _stop_signals() as stop:
+    model = distribute(run)
+    with RunLog(run.folder, first_step, run.num_steps) as log, stop_signals() as stop:
         for step, batch in enumerate(_batches(run, first_step), start=first_step):
             for line in unreadable.report(batch.unreadable):
                 log.note(line)
-            torch.manual_seed(_step_seed(recipe.seed, step))
             lr = learning_rate(step, lr=recipe.optimizer.lr, num_steps=run.num_steps, warmup_steps=warmup_steps)
             set_learning_rate(optimizer, lr)
-
-            terms = loss_terms(run, model, batch)
-            _check_finite(terms, step, run.folder)
-            optimizer.zero_grad()
-            total(terms).backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
+            terms = take_step(run, model, optimizer, batch, step)
 
             log.advance(recipe.batch_size)
             done = step + 1
-            if done % recipe.log_every_steps == 0 or done == run.num_steps:
+            if run.is_due(done, recipe.log_every_steps):
                 log.metrics({**_figures(run.learner.objective, terms), "lr": lr, "images_per_s": log.speed()})
-            if done % monitor_every == 0 or done == run.num_steps:
-                log.metrics(run.monitor.measure(run.learner.student))
             stopping = distributed.any_process(bool(stop))
-            if done % save_every == 0 or done == run.num_steps or stopping:
-                save(done)
+            evaluating, saving = run.is_due(done, monitor_every), run.is_due(done, save_every) or stopping
+            if evaluating or saving:
+                _check_weights(run, done)
+            if saving:
+                _save(run, optimizer, checkpoints, done)
+            if evaluating:
+                distributed.broadcast_from_main(run.learner.student.buffers())
+                log.metrics(run.monitor.measure(run.learner.student, log.note))
             if stopping and done < run.num_steps:
                 log.note(f"stopped by {signal.Signals(stop[0]).name if stop else 'another process'} after step {done}; "
                          "a checkpoint is written, --resume continues")  # fmt: skip
                 raise SystemExit(128 + (stop[0] if stop else signal.SIGTERM))
+
+
+def take_step(
+    run: Run, model: nn.Module, optimizer: torch.optim.Optimizer, batch: PixelBatch, step: int
+) -> dict[str, Tensor]:
+    """Takes one optimizer step and returns the loss terms before it."""
+    torch.manual_seed(_step_seed(run.recipe.seed, step))
+    terms = loss_terms(run, model, batch)
+    _check_terms(run, terms, step)
+    optimizer.zero_grad()
+    total(terms).backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    return terms
 
 
 def loss_terms(run: Run, model: nn.Module, batch: PixelBatch) -> dict[str, Tensor]:
@@ -192,14 +194,17 @@ def _optimizer_arguments(recipe: RunRecipe) -> dict[str, Any]:
     return recipe.optimizer.model_dump(include={"name", "lr", "weight_decay", "momentum"})
 
 
-def _distributed(run: Run) -> nn.Module:
+def distribute(run: Run) -> nn.Module:
     """The learner, wrapped where there are many processes; on GPUs its batch norm is then that of the global batch."""
     if distributed.world_size() == 1:
         return run.learner
     if run.device.type == "cuda":
-        run.learner = nn.SyncBatchNorm.convert_sync_batchnorm(run.learner)  # type: ignore[no-untyped-call]
-        return DistributedDataParallel(run.learner, device_ids=[run.device])
-    return DistributedDataParallel(run.learner)
+        # timm's, because torch's would drop the activation that timm's own norm layers hold.
+        run.learner = cast(Learner, convert_sync_batchnorm(run.learner))  # type: ignore[no-untyped-call]
+    # Queues are the same in all processes and large, and batch statistics are not used while training: a broadcast
+    # of either in every step, DDP's default, would be work for nothing.
+    device_ids = [run.device] if run.device.type == "cuda" else None
+    return DistributedDataParallel(run.learner, device_ids=device_ids, broadcast_buffers=False)
 
 
 def _views(run: Run) -> TrainingViews:
@@ -218,15 +223,36 @@ def _step_seed(seed: int, step: int) -> int:
     return int(stream(Purpose.STEP, seed, step, distributed.rank()).integers(2**63))
 
 
-def _check_finite(terms: Mapping[str, Tensor], step: int, folder: Path) -> None:
+def _save(run: Run, optimizer: torch.optim.Optimizer, checkpoints: Checkpoints, step: int) -> None:
+    if distributed.is_main():
+        # The export comes first: whoever finds a checkpoint of the last step finds its export too.
+        export_backbone(run.folder, run.role, run.learner.student, {**run.provenance, "step": step})
+        parts = {"learner": run.learner.state_dict(), "optimizer": optimizer.state_dict(), "fixed": dict(run.fixed)}
+        checkpoints.save(step, parts)
+    distributed.barrier()
+
+
+def _check_terms(run: Run, terms: Mapping[str, Tensor], step: int) -> None:
     """Stops all processes before a step that would spoil the weights."""
-    wrong = [name for name, value in terms.items() if not bool(torch.isfinite(value))]
-    if distributed.any_process(bool(wrong)):
-        named = ", ".join(wrong) or "a term of another process"
+    finite = torch.stack(list(terms.values())).isfinite().tolist()
+    if distributed.any_process(not all(finite)):
+        wrong = [name for name, is_finite in zip(terms, finite, strict=True) if not is_finite]
+        named = ", ".join(wrong) or "of another process"
         raise TrainingError(
             f"training: the loss term {named} is not finite at step {step}; stopped before the optimizer step. "
-            f"The last good checkpoint is kept in {folder / 'checkpoints'}; a smaller optimizer.lr may help"
+            f"{_kept(run)}"
         )
+
+
+def _check_weights(run: Run, step: int) -> None:
+    """Stops before weights are saved that a gradient beyond the range of numbers has spoiled under a finite loss."""
+    for name, value in run.learner.state_dict().items():
+        if not bool(value.isfinite().all()):
+            raise TrainingError(f"training: {name} is not finite after step {step}; not saved. {_kept(run)}")
+
+
+def _kept(run: Run) -> str:
+    return f"The last good checkpoint is kept in {run.folder / 'checkpoints'}; a smaller optimizer.lr may help"
 
 
 def _figures(objective: Objective, terms: Mapping[str, Tensor]) -> dict[str, float]:
@@ -237,22 +263,3 @@ def _figures(objective: Objective, terms: Mapping[str, Tensor]) -> dict[str, flo
         values["teacher_cosine"] = cosine
     mean = distributed.mean_over_processes(torch.stack([value.detach().double() for value in values.values()]))
     return dict(zip(values, mean.tolist(), strict=True))
-
-
-@contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-    """Collects SIGTERM and SIGINT instead of dying of them; a second one of a kind acts as it always did."""
-    received: list[int] = []
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-
-    def remember(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-        signal.signal(number, before[signal.Signals(number)])
-
-    for number in before:
-        signal.signal(number, remember)
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

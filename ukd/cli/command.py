@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 import warnings
 from collections.abc import Iterator
@@ -12,12 +13,20 @@ from ukd.errors import UserError
 
 @contextmanager
 def clear_errors() -> Iterator[None]:
-    """Turns a user's mistake into its message and exit status 2, and Ctrl-C into 130; neither shows a traceback."""
+    """Ends a user's mistake or a full disk in its message and exit status 2, Ctrl-C in 130; none in a traceback."""
     warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
     try:
         yield
     except UserError as error:
         print(error, file=sys.stderr)
+        raise SystemExit(2) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(
+            f"disk: {error.strerror}; what was saved before is untouched, and --resume continues from it",
+            file=sys.stderr,
+        )
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

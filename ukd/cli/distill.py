@@ -33,6 +33,7 @@ def distill(
     with clear_errors():
         from ukd import distill as distillation
         from ukd.cli.schema import options_for
+        from ukd.distributed import is_main
         from ukd.recipe import DistillRecipe
         from ukd.recipe_file import load
 
@@ -40,9 +41,15 @@ def distill(
         if check:
             print("\n".join(distillation.check(parsed, resume=resume)))
             return
-        distillation.distill(parsed, resume=resume)
+        folder = distillation.distill(parsed, resume=resume)
+        if is_main():
+            print(f"student: {folder / 'student.safetensors'}")
 
 
 def main() -> None:
     """The command's entry point."""
     app()
+
+
+if __name__ == "__main__":
+    main()

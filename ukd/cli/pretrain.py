@@ -26,13 +26,20 @@ def pretrain(
     """Pretrain a teacher without labels; its run folder is then a teacher: `teacher: {weights: runs/NAME}`."""
     with clear_errors():
         from ukd.cli.schema import options_for
+        from ukd.distributed import is_main
         from ukd.pretrain import pretrain as run
         from ukd.recipe import PretrainRecipe
         from ukd.recipe_file import load
 
-        run(load(recipe, overrides or [], PretrainRecipe, options_for(PretrainRecipe)), resume=resume)
+        folder = run(load(recipe, overrides or [], PretrainRecipe, options_for(PretrainRecipe)), resume=resume)
+        if is_main():
+            print(f"teacher: {folder / 'teacher.safetensors'}")
 
 
 def main() -> None:
     """The command's entry point."""
     app()
+
+
+if __name__ == "__main__":
+    main()
