@@ -1,4 +1,4 @@
-"""Writes the quickstart's images: the first 5,000 training and 1,500 test images of Fashion-MNIST.
+"""Writes the quickstart's images from Fashion-MNIST: 4,000 without labels to train on, and a labelled bank and queries.
 
 python recipes/quickstart/make_slice.py [ROOT]   # ROOT holds torchvision's FashionMNIST folder, default `data`
 """
@@ -11,17 +11,20 @@ from pathlib import Path
 import numpy as np
 from torchvision.datasets import FashionMNIST
 
-SIZES = {"train": 5000, "test": 1500}
+HERE = Path(__file__).parent
+NUM_TRAIN, NUM_BANK, NUM_TEST = 4000, 1000, 1500
 
 
 def main(root: str = "data") -> None:
-    """Write fashion_mnist_train.npz and fashion_mnist_test.npz beside this file."""
-    for split, size in SIZES.items():
-        dataset = FashionMNIST(root, train=split == "train")
+    """Write the three files beside this one."""
+    train, test = FashionMNIST(root, train=True), FashionMNIST(root, train=False)
+    bank = slice(NUM_TRAIN, NUM_TRAIN + NUM_BANK)
+    np.savez_compressed(HERE / "fashion_mnist_train.npz", images=train.data[:NUM_TRAIN].numpy())
+    for name, dataset, part in (("bank", train, bank), ("test", test, slice(NUM_TEST))):
         np.savez_compressed(
-            Path(__file__).with_name(f"fashion_mnist_{split}.npz"),
-            images=dataset.data[:size].numpy(),
-            labels=dataset.targets[:size].numpy(),
+            HERE / f"fashion_mnist_{name}.npz",
+            images=dataset.data[part].numpy(),
+            labels=dataset.targets[part].numpy().astype(np.uint8),
             class_names=np.array(dataset.classes),
         )
 
