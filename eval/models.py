@@ -155,7 +155,8 @@ def candidates(checkpoint: str, *, baselines: bool) -> Iterator[Subject]:
     if baselines:
         yield Subject(RAW_PIXELS, "pixels", raw_pixels(run.views.size_px), *view)
         initial = build_backbone(**run.trained.model_dump(), frozen=True, seed=run.seed)
-        yield Subject("untrained student" if run.teacher else "untrained", checkpoint, initial, *view)
+        state = "initial" if run.trained.pretrained or run.trained.weights else "untrained"
+        yield Subject(f"{state} student" if run.teacher else state, checkpoint, initial, *view)
     yield Subject("student" if run.teacher else "teacher", checkpoint, main, *view)
 
 

@@ -79,6 +79,6 @@ def test_stopped_and_resumed_it_ends_in_the_same_bits(
 def test_an_objective_that_learns_from_a_teacher_is_refused(world: World, tmp_path: Path) -> None:
     recipe = tiny.parse_pretraining(world.pretraining(tmp_path / "run"))
     recipe = recipe.model_copy(update={"objective": [ObjectiveSpec(name="coss")]})
-    with pytest.raises(UserError, match="coss learns from a teacher; pretraining takes one of: simclr"):
+    with pytest.raises(UserError, match="objective coss needs a teacher; without one, choose one of: simclr"):
         pretrain(recipe)
     assert not (tmp_path / "run").exists()

@@ -12,8 +12,11 @@ import pytest
 from tests import tiny
 from tests.commands import start, wait_until
 from tests.tiny import World
-from ukd import train
+from ukd import run_folder, train
+from ukd.backbones import build_backbone
+from ukd.checkpoint import export_backbone
 from ukd.distill import distill
+from ukd.errors import RunFolderError
 
 NEIGHBOURS = {"k": 3, "nearest": 7}
 
@@ -137,3 +140,24 @@ def test_real_processes_stopped_by_kill_9_ctrl_c_and_sigterm(world: World, tmp_p
     whole = distill(tiny.parse(world.distillation(tmp_path / "whole", **long)))
     assert tiny.state_hash(run) == tiny.state_hash(whole)
     assert figures(run) == figures(whole)
+
+
+def test_other_images_or_another_teacher_are_refused(
+    stopped: dict[str, Any], world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = tiny.parse(stopped)
+    images = recipe.data.model_copy(update={"train": str(world.images)})
+    monkeypatch.setattr(run_folder, "_differences", lambda before, now: [])
+    with pytest.raises(RunFolderError, match="the images changed since this run began"):
+        distill(recipe.model_copy(update={"data": images}), resume=True)
+    (tmp_path / "other").mkdir()
+    export_backbone(tmp_path / "other", "teacher", build_backbone(**tiny.TEACHER, seed=2), {})
+    teacher = recipe.teacher.model_copy(update={"weights": str(tmp_path / "other")})
+    with pytest.raises(RunFolderError, match="the teacher changed since this run began"):
+        distill(recipe.model_copy(update={"teacher": teacher}), resume=True)
+
+
+def test_what_decides_on_the_training_images_may_not_be_set_anew(stopped: dict[str, Any]) -> None:
+    stopped["monitor"] = {**stopped["monitor"], "holdout_images": 4, "k": 3}
+    with pytest.raises(RunFolderError, match=r"they differ in monitor.holdout_images \(16 there, 4 here\)"):
+        distill(tiny.parse(stopped), resume=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import torch
 
 from ukd import __version__, distributed
 from ukd.backbones import Backbone, Teacher, build_backbone
+from ukd.checkpoint import State
 from ukd.data import Images, Subset, open_images, split_holdout
-from ukd.errors import UserError
+from ukd.errors import RunFolderError, UserError
 from ukd.eval.labelled import LabelledSet, Sources, open_labelled
 from ukd.monitor import Monitor
 from ukd.objectives import Objective, build
@@ -45,7 +47,7 @@ def seeded_backbone(recipe: RunRecipe, spec: BackboneSpec, frozen: bool = False)
 
 def seeded_objective(recipe: RunRecipe, student_dim: int, teacher_dim: int) -> Objective:
     """Builds the recipe's objective; its heads' random weights are those of the recipe's seed."""
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         return build(recipe.objective, student_dim, teacher_dim).to(_dtype(recipe))
 
@@ -83,6 +85,20 @@ def build_monitor(recipe: RunRecipe, holdout: Images | None, teacher: Teacher | 
     )
 
 
+def check_same_sources(facts: Mapping[str, Any], state: State | None) -> None:
+    """Refuses to continue on other images or with another teacher than the run began with.
+
+    Raises:
+        RunFolderError: Names which of them changed.
+    """
+    for name, part, key in (("images", "data", "fingerprint"), ("teacher", "teacher", "weights_sha256")):
+        if state and part in facts and facts[part][key] != state["provenance"][part][key]:
+            raise RunFolderError(
+                f"run folder: the {name} changed since this run began, and --resume would mix two runs; "
+                "put them back, or start anew with output=FOLDER"
+            )
+
+
 def provenance(recipe: RunRecipe, images: Images, teacher: Teacher | None) -> dict[str, Any]:
     """What an export says of where it comes from."""
     facts: dict[str, Any] = {
@@ -91,7 +107,7 @@ def provenance(recipe: RunRecipe, images: Images, teacher: Teacher | None) -> di
         "seed": recipe.seed,
         "versions": {
             "ukd": __version__,
-            "torch": torch.__version__,
+            "torch": str(torch.__version__),
             "timm": timm.__version__,
             "python": platform.python_version(),
         },

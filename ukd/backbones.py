@@ -134,7 +134,7 @@ def build_backbone(
         mean: Normalisation mean.
         std: Normalisation standard deviation.
         size_px: Side of the evaluation image.
-        crop_pct: Centre crop of the evaluation image.
+        crop_pct: Its centre crop.
         frozen: Build a Teacher.
         seed: Random weights are those of this seed.
 
@@ -145,10 +145,13 @@ def build_backbone(
     stored = read_info(file) if file else {}
     arch = arch or stored.get("arch")
     if arch is None:
-        raise WeightsError(f"weights: {file} does not say its architecture; give `arch`, a timm name")
+        raise WeightsError(
+            f"weights: {file} does not say its architecture; give `arch`, a timm name, in the recipe, or in a file "
+            f'beside it with the ending .json: {{"arch": "resnet18"}}'
+        )
     if kwargs is None or (not kwargs and arch == stored.get("arch")):
         kwargs = dict(stored.get("kwargs", {}))
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = _create(arch, pretrained, kwargs)
     config = getattr(model, "pretrained_cfg", {})
@@ -162,8 +165,8 @@ def build_backbone(
         input_px=input_px or stored.get("input_px") or _fixed_input_px(model, config),
         mean=_rgb(mean or stored.get("mean") or config.get("mean") or IMAGENET_DEFAULT_MEAN),
         std=_rgb(std or stored.get("std") or config.get("std") or IMAGENET_DEFAULT_STD),
-        size_px=size_px or stored.get("size_px", 224),
-        crop_pct=crop_pct or stored.get("crop_pct", 0.875),
+        size_px=size_px or stored.get("size_px") or (config["input_size"][-1] if pretrained else 224),
+        crop_pct=crop_pct or stored.get("crop_pct") or (config["crop_pct"] if pretrained else 0.875),
     )
     return Teacher(model, info) if frozen else Backbone(model, info)
 
@@ -176,10 +179,7 @@ def open_backbone(checkpoint: str) -> Backbone:
     """
     if not checkpoint.startswith("timm:"):
         return build_backbone(weights=checkpoint, frozen=True)
-    config = timm.get_pretrained_cfg(checkpoint.removeprefix("timm:"))
-    size_px, crop_pct = (config.input_size[-1], config.crop_pct) if config else (224, 0.875)
-    arch = checkpoint.removeprefix("timm:")
-    return build_backbone(arch=arch, pretrained=True, size_px=size_px, crop_pct=crop_pct, frozen=True)
+    return build_backbone(arch=checkpoint.removeprefix("timm:"), pretrained=True, frozen=True)
 
 
 def _create(arch: str, pretrained: bool, kwargs: dict[str, Any]) -> nn.Module:

@@ -7,6 +7,7 @@ import os
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -45,7 +46,7 @@ class Images(Protocol):
         """What a log calls this image: its path or its number."""
 
     def fingerprint(self) -> str:
-        """sha256 hex of what identifies the content: two sets that differ have different fingerprints."""
+        """sha256 hex of what stands for the content, without reading all of a large set."""
 
 
 class FolderImages:
@@ -103,6 +104,10 @@ class FolderImages:
 
     def fingerprint(self) -> str:
         """Hash of every relative path and file size; file contents are not read."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
         digest = hashlib.sha256()
         for path in self._paths:
             digest.update(os.fsencode(f"{path}\0{(self._folder / path).stat().st_size}\n"))
@@ -159,7 +164,7 @@ class ArrayImages:
 
     def fingerprint(self) -> str:
         digest = hashlib.sha256(f"{self._pixels.shape}".encode())
-        digest.update(np.ascontiguousarray(self._pixels).tobytes())
+        digest.update(np.ascontiguousarray(self._pixels).data)
         if self.labels is not None:
             digest.update(self.labels.tobytes())
         return digest.hexdigest()

@@ -12,13 +12,14 @@ from ukd import distributed, run_folder
 from ukd.assemble import (
     build_monitor,
     check_processes,
+    check_same_sources,
     hold_out,
     open_training_images,
     provenance,
     seeded_backbone,
     seeded_objective,
 )
-from ukd.backbones import Teacher
+from ukd.backbones import Backbone, Teacher
 from ukd.bank import embed
 from ukd.checkpoint import State
 from ukd.data import Images
@@ -61,6 +62,8 @@ def build_run(recipe: DistillRecipe, device: torch.device, state: State | None =
     teacher = cast(Teacher, seeded_backbone(recipe, recipe.teacher, frozen=True)).to(device)
     student = seeded_backbone(recipe, recipe.student)
     objective = seeded_objective(recipe, student.dim, teacher.dim)
+    facts = provenance(recipe, images, teacher)
+    check_same_sources(facts, state)
     fixed = dict(state["fixed"]) if state else {}
     if recipe.neighbours and "neighbours" not in fixed:
         fixed["neighbours"] = nearest_in_teacher_space(recipe, teacher, images, device)
@@ -76,7 +79,7 @@ def build_run(recipe: DistillRecipe, device: torch.device, state: State | None =
         order=BatchOrder(len(images), recipe.batch_size, recipe.seed, lists, k),
         monitor=build_monitor(recipe, holdout, teacher, device),
         role="student",
-        provenance=provenance(recipe, images, teacher),
+        provenance=facts,
         fixed=fixed,
     )
 
@@ -96,7 +99,9 @@ def nearest_in_teacher_space(recipe: DistillRecipe, teacher: Teacher, images: Im
             on_unreadable=lambda line: None,  # The loop names those that it meets.
             advance=advance,
         )
-    return torch.from_numpy(nearest_others(embeddings, recipe.neighbours.nearest))
+    lists = torch.from_numpy(nearest_others(embeddings, recipe.neighbours.nearest)).to(device)
+    distributed.broadcast_from_main([lists])  # Another processor may order near-ties another way.
+    return lists.cpu()
 
 
 def check_enough(num_images: int, nearest: int) -> None:
@@ -131,12 +136,18 @@ def check(recipe: DistillRecipe, *, resume: bool = False) -> list[str]:
     share = student.num_parameters / run.teacher.num_parameters
     return [
         f"images    {len(run.images):,} to train on, {len(run.monitor.holdout or []):,} held out  ({run.images.name})",
-        f"teacher   {run.teacher.info.arch}, {run.teacher.num_parameters:,} parameters, {run.teacher.dim} features",
-        f"student   {student.info.arch}, {student.num_parameters:,} parameters ({share:.1%}), {student.dim} features",
+        f"views     {recipe.views.size_px} px",
+        f"teacher   {_line(run.teacher)}",
+        f"student   {_line(student)}, {share:.1%} of the teacher",
         f"objective {' + '.join(spec.name for spec in recipe.objective)}",
         f"steps     {num_steps:,} of {recipe.batch_size} images, {num_steps * recipe.batch_size:,} images in all",
         f"output    {run.folder}",
     ]
+
+
+def _line(backbone: Backbone) -> str:
+    resized = f", views resized to {backbone.info.input_px} px" if backbone.info.input_px else ""
+    return f"{backbone.info.arch}, {backbone.num_parameters:,} parameters, {backbone.dim} features{resized}"
 
 
 def draw(run: Run) -> None:

@@ -6,7 +6,8 @@ This is the only file that knows ranks; with one process everything in it is the
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, NamedTuple
@@ -39,7 +40,9 @@ def world_size() -> int:
 
 def num_local_processes() -> int:
     """Processes of the run on this machine."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("SLURM_STEP_TASKS_PER_NODE", "1").split("(")[0]))
+    # Slurm writes 4(x2) for two machines with four each, and 2,1 where they differ.
+    per_node = re.match(r"\d+", os.environ.get("SLURM_STEP_TASKS_PER_NODE", "1"))
+    return int(os.environ.get("LOCAL_WORLD_SIZE", per_node[0] if per_node else 1))
 
 
 def is_main() -> bool:
@@ -212,6 +215,11 @@ def gather_rows(x: Tensor) -> Tensor:
     blocks = [torch.empty_like(padded) for _ in num_rows]
     dist.all_gather(blocks, padded)
     return torch.cat([block[:n] for block, n in zip(blocks, num_rows, strict=True)]).to(x.device)
+
+
+def gather_numbers(numbers: Sequence[int]) -> list[int]:
+    """Numbers of all processes in rank order."""
+    return [int(number) for number in gather_rows(torch.tensor(numbers, dtype=torch.int64))]
 
 
 def barrier() -> None:

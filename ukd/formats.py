@@ -39,9 +39,9 @@ def find_weights(path: str | Path) -> Path:
 
 
 def read_info(weights: Path) -> dict[str, Any]:
-    """Reads the .json that lies beside an export of ours; empty where there is none."""
+    """Reads the .json that lies beside a file of weights, as it does beside our exports; empty where there is none."""
     sidecar = weights.with_suffix(".json")
-    if weights.suffix != ".safetensors" or not sidecar.is_file():
+    if not sidecar.is_file():
         return {}
     info = json.loads(sidecar.read_text())
     return info if isinstance(info, dict) else {}

@@ -31,7 +31,7 @@ class PixelBatch:
 
     Attributes:
         views: [V, B, S, S, 3] uint8 crops or, where the loader has coloured them, [V, B, 3, S, S] float in [0, 1].
-        colour: [V, B, NUM_COLOUR] colour rows still to be applied; None where the loader has applied them.
+        colour: [V, B, NUM_COLOUR] colour rows still to be applied; None where there are none.
         index: int64 [B], numbers of the images asked for.
         unreadable: Numbers of the images that could not be read; a readable one stands in their place.
     """
@@ -51,6 +51,8 @@ class PixelBatch:
         views = self.views.to(device, non_blocking=True)
         if self.colour is not None:
             views = _colour(views, self.colour.to(device, non_blocking=True))
+        elif views.dtype == torch.uint8:
+            views = to_unit_range(views)
         return list(views.to(dtype).unbind(0))
 
 
@@ -164,7 +166,7 @@ class EvaluationViews(Dataset[PixelBatch]):
             pixels, missing = read_or_next(self._images, index)
             unreadable += missing
             crops[0, place] = evaluation_view(pixels, self._size_px, self._crop_pct)
-        return PixelBatch(to_unit_range(torch.from_numpy(crops)), None, torch.tensor(list(indices)), unreadable)
+        return PixelBatch(torch.from_numpy(crops), None, torch.tensor(list(indices)), unreadable)
 
 
 def loader(

@@ -59,7 +59,7 @@ class Monitor:
 
         Args:
             student: What is measured.
-            note: Called once with a line about each held-out image that cannot be read.
+            note: Called once with a line about each image that cannot be read.
         """
         self._note = note
         figures: dict[str, float] = {}
@@ -87,7 +87,7 @@ class Monitor:
             crop_pct=self.crop_pct,
             device=self.device,
             num_workers=self.num_workers,
-            on_unreadable=self._note_once if images is self.holdout else None,
+            on_unreadable=self._note_once,
         )
 
     def _note_once(self, line: str) -> None:

@@ -10,13 +10,12 @@ from ukd import distributed, run_folder
 from ukd.assemble import (
     build_monitor,
     check_processes,
+    check_same_sources,
     open_training_images,
     provenance,
     seeded_backbone,
     seeded_objective,
 )
-from ukd.errors import UserError
-from ukd.objectives import OBJECTIVES
 from ukd.recipe import PretrainRecipe
 from ukd.samplers import BatchOrder
 from ukd.train import Learner, Run, train
@@ -39,6 +38,7 @@ def pretrain(recipe: PretrainRecipe, *, resume: bool = False) -> Path:
     with distributed.session(recipe.device) as device:
         state = run_folder.latest_state(recipe)
         run = build_run(recipe, device)
+        check_same_sources(run.provenance, state)
         run_folder.claim(recipe)
         train(run, state)
     return run.folder
@@ -47,10 +47,6 @@ def pretrain(recipe: PretrainRecipe, *, resume: bool = False) -> Path:
 def build_run(recipe: PretrainRecipe, device: torch.device) -> Run:
     """Puts the parts of a pretraining together."""
     check_processes(recipe)
-    for spec in recipe.objective:
-        if OBJECTIVES[spec.name].needs.teacher:
-            usable = ", ".join(name for name, objective in OBJECTIVES.items() if not objective.needs.teacher)
-            raise UserError(f"objective: {spec.name} learns from a teacher; pretraining takes one of: {usable}")
     images = open_training_images(recipe)
     backbone = seeded_backbone(recipe, recipe.backbone)
     objective = seeded_objective(recipe, student_dim=backbone.dim, teacher_dim=0)

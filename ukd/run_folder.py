@@ -16,7 +16,7 @@ from ukd.recipe import RunRecipe
 FREE_ON_RESUME = frozenset(
     {
         *("output", "device", "data.num_workers", "data.root", "data.download"),
-        *("log_every_steps", "monitor", "checkpoint"),
+        *("log_every_steps", "monitor.every_epochs", "monitor.k", "checkpoint"),
     }
 )
 """Keys that change nothing in the weights, so that a resumed run may set them anew."""

@@ -100,7 +100,9 @@ class Run:
     def autocast(self) -> torch.autocast | nullcontext[None]:
         """bf16 where the recipe and the device say so."""
         wanted = self.recipe.precision == "bf16" or (
-            self.recipe.precision == "auto" and self.device.type == "cuda" and torch.cuda.is_bf16_supported()
+            self.recipe.precision == "auto"
+            and self.device.type == "cuda"
+            and torch.cuda.is_bf16_supported(including_emulation=False)
         )
         return torch.autocast(self.device.type, torch.bfloat16) if wanted else nullcontext()
 
@@ -128,20 +130,25 @@ def train(run: Run, state: State | None) -> None:
     save_every = run.steps_in(recipe.checkpoint.every_epochs)
     checkpoints, unreadable = Checkpoints(run.folder, recipe.checkpoint.keep), Unreadable(run.images)
     model = distribute(run)
+    missing: list[int] = []
     with RunLog(run.folder, first_step, run.num_steps) as log, stop_signals() as stop:
         for step, batch in enumerate(_batches(run, first_step), start=first_step):
-            for line in unreadable.report(batch.unreadable):
-                log.note(line)
+            missing += batch.unreadable
             lr = learning_rate(step, lr=recipe.optimizer.lr, num_steps=run.num_steps, warmup_steps=warmup_steps)
             set_learning_rate(optimizer, lr)
             terms = take_step(run, model, optimizer, batch, step)
 
             log.advance(recipe.batch_size)
             done = step + 1
-            if run.is_due(done, recipe.log_every_steps):
-                log.metrics({**_figures(run.learner.objective, terms), "lr": lr, "images_per_s": log.speed()})
             stopping = distributed.any_process(bool(stop))
-            evaluating, saving = run.is_due(done, monitor_every), run.is_due(done, save_every) or stopping
+            logging, evaluating = run.is_due(done, recipe.log_every_steps), run.is_due(done, monitor_every)
+            saving = run.is_due(done, save_every) or stopping
+            if logging or saving:
+                for line in unreadable.report(distributed.gather_numbers(missing)):
+                    log.note(line)
+                missing.clear()
+            if logging:
+                log.metrics({**_figures(run.learner.objective, terms), "lr": lr, "images_per_s": log.speed()})
             if evaluating or saving:
                 _check_weights(run, done)
             if saving:
@@ -161,9 +168,9 @@ def take_step(
     """Takes one optimizer step and returns the loss terms before it."""
     torch.manual_seed(_step_seed(run.recipe.seed, step))
     terms = loss_terms(run, model, batch)
-    _check_terms(run, terms, step)
     optimizer.zero_grad()
     total(terms).backward()  # type: ignore[no-untyped-call]
+    _check_terms(run, terms, step)  # Here a GPU has its work already, and the weights are still as they were.
     optimizer.step()
     return terms
 
@@ -187,7 +194,13 @@ def try_one_step(run: Run, num_images: int = 4) -> None:
     samples = [Sample(index % len(run.images), index % len(run.images), 0) for index in range(num_images)]
     batch = _views(run).__getitems__(samples)
     Unreadable(run.images).report(batch.unreadable)
-    total(loss_terms(run, run.learner, batch)).backward()  # type: ignore[no-untyped-call]
+    try:
+        total(loss_terms(run, run.learner, batch)).backward()  # type: ignore[no-untyped-call]
+    except (AssertionError, RuntimeError) as error:
+        raise TrainingError(
+            f"models: no step can be taken with views of {run.recipe.views.size_px} px: {error}. A model that takes "
+            "one size only needs it as input_px, or kwargs: {img_size: ...} where timm can build it for another"
+        ) from None
 
 
 def _optimizer_arguments(recipe: RunRecipe) -> dict[str, Any]:
@@ -227,7 +240,12 @@ def _save(run: Run, optimizer: torch.optim.Optimizer, checkpoints: Checkpoints, 
     if distributed.is_main():
         # The export comes first: whoever finds a checkpoint of the last step finds its export too.
         export_backbone(run.folder, run.role, run.learner.student, {**run.provenance, "step": step})
-        parts = {"learner": run.learner.state_dict(), "optimizer": optimizer.state_dict(), "fixed": dict(run.fixed)}
+        parts = {
+            "learner": run.learner.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "fixed": dict(run.fixed),
+            "provenance": dict(run.provenance),
+        }
         checkpoints.save(step, parts)
     distributed.barrier()
 

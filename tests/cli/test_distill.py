@@ -53,7 +53,7 @@ def test_check_says_what_would_run_and_writes_nothing(world: World, tmp_path: Pa
     done = invoke(app, recipe, "--check")
     assert done.exit_code == 0, done.output
     lines = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
-    assert list(lines) == ["images", "teacher", "student", "objective", "steps", "output"]
+    assert list(lines) == ["images", "views", "teacher", "student", "objective", "steps", "output"]
     assert lines["images"].startswith("144 to train on, 16 held out")
     assert lines["teacher"].startswith("resnet10t, ") and lines["teacher"].endswith("64 features")
     assert lines["steps"] == "27 of 16 images, 432 images in all"

@@ -28,7 +28,7 @@ def distill(
 
     The run folder gets `student.safetensors` for plain timm, checkpoints, metrics.jsonl, TensorBoard events and a
     picture. Under `torchrun` or `srun` the processes share the batch. SIGTERM and SIGINT write a checkpoint and exit
-    with 128 plus the signal's number; `--resume` continues to the same weights, bit for bit.
+    with 128 plus the signal's number; `--resume` continues to the same weights, on CPU bit for bit.
     """
     with clear_errors():
         from ukd import distill as distillation
