@@ -133,7 +133,8 @@ def test_real_processes_stopped_by_kill_9_ctrl_c_and_sigterm(world: World, tmp_p
         process.send_signal(number)
         complaint = process.communicate()[1]
         assert process.returncode == status
-        assert "Traceback" not in complaint
+        # A loader that is handing over a batch may complain of a trainer killed at that moment; one that ends does not.
+        assert number == signal.SIGKILL or "Traceback" not in complaint
         assert number == signal.SIGKILL or f"stopped by {number.name} after step" in complaint
     assert step_saved() < 360
     run = distill(tiny.parse(raw), resume=True)
