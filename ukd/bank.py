@@ -30,7 +30,7 @@ def embed(
     on_unreadable: Callable[[str], None] | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> Embeddings:
-    """Embeds every image once, in evaluation mode and fp32, over all processes; each process gets the whole result.
+    """Embeds every image once, in evaluation mode without autocast, over all processes; each gets the whole result.
 
     Batches are cut by image number, not by rank, so that any number of processes gives the same numbers.
 

@@ -19,7 +19,7 @@ FREE_ON_RESUME = frozenset(
         *("log_every_steps", "monitor.every_epochs", "monitor.k", "checkpoint"),
     }
 )
-"""Keys that change nothing in the weights, so that a resumed run may set them anew."""
+"""Keys that a resumed run may set anew; of them only `device` can change the weights, by its rounding and precision."""
 
 
 def check_free(recipe: RunRecipe, resume: bool) -> None:
