@@ -1,0 +1,1 @@
+"""One file a command of `ukd-eval`: its options, one call, its table."""

@@ -1,0 +1,53 @@
+"""`ukd-eval knn`: arguments in, one call, its table. Heavy modules are imported where they are used."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ukd.eval import options
+
+
+def knn(
+    ckpt: options.Checkpoints,
+    train: options.Train = None,
+    test: options.Test = None,
+    root: options.Root = "data",
+    download: options.Download = False,
+    preset: Annotated[
+        list[str] | None,
+        typer.Option(help="dino (weighted vote) or ukd (majority); repeatable.", show_default="both"),
+    ] = None,
+    k: Annotated[
+        list[int] | None, typer.Option(min=1, help="Neighbours; repeatable.", show_default="the presets'")
+    ] = None,
+    temp: Annotated[
+        float | None, typer.Option(min=1e-6, help="Temperature of the weighted vote.", show_default="0.07")
+    ] = None,
+    size_px: options.SizePx = None,
+    crop_pct: options.CropPct = None,
+    device: options.Device = "auto",
+    batch_size: options.BatchSize = 256,
+    num_workers: options.NumWorkers = None,
+    cache: options.Cache = None,
+    no_cache: options.NoCache = False,
+    output: options.Output = None,
+    baselines: options.Baselines = True,
+) -> None:
+    """Classify images by their nearest neighbours: weighted vote (DINO) and majority (distillation papers)."""
+    from rich.console import Console
+
+    from ukd.eval import run_knn
+
+    measured, files = run_knn.run_knn(
+        ckpt,
+        sources=options.sources("knn", ckpt, train, test, root, download),
+        presets=run_knn.choose_presets(preset or ["dino", "ukd"], k or [], temp),
+        extraction=options.extraction(device, size_px, crop_pct, batch_size, num_workers, cache, no_cache),
+        baselines=baselines,
+        output=output,
+    )
+    console = Console()
+    run_knn.show_knn(console, measured)
+    options.show_files(console, files)
