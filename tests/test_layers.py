@@ -19,6 +19,7 @@ LEVELS: dict[int, set[str]] = {
         "data",
         "distributed",
         "formats",
+        "internals",
         "loading",
         "log",
         "neighbours",

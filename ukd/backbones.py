@@ -6,7 +6,7 @@ import difflib
 import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import timm
 import torch
@@ -14,10 +14,12 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 from ukd.errors import WeightsError
-from ukd.features import Features
+from ukd.features import Features, Masking, Shape, Wanted
 from ukd.formats import find_weights, load_strictly, read_info, read_state_dict
+from ukd.internals import run, shape_of
 
 RGB = tuple[float, float, float]
+NOTHING_MORE = Wanted()
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,6 @@ class Backbone(nn.Module):
         super().__init__()
         self.model = model
         self.info = info
-        self.dim = _pooled_dim(model)
         self.register_buffer("mean", torch.tensor(info.mean, dtype=torch.float32).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(info.std, dtype=torch.float32).view(1, 3, 1, 1), persistent=False)
 
@@ -71,12 +72,31 @@ class Backbone(nn.Module):
         """Parameters of the model."""
         return sum(parameter.numel() for parameter in self.model.parameters())
 
-    def forward(self, views: Tensor) -> Features:
-        """Turns views [B, 3, H, W], RGB in [0, 1] and not normalised, into Features with pooled [B, dim]."""
+    @property
+    def shape(self) -> Shape:
+        """The widths of its features."""
+        return shape_of(self.model, self.info.arch)
+
+    @property
+    def dim(self) -> int:
+        """Width of its pooled feature."""
+        return self.shape.pooled
+
+    def forward(self, views: Tensor, wanted: Wanted = NOTHING_MORE, masking: Masking | None = None) -> Features:
+        """Turns views into features.
+
+        Args:
+            views: [B, 3, H, W], RGB in [0, 1] and not normalised.
+            wanted: What to give beside `pooled` [B, dim].
+            masking: Hide patches from the model.
+
+        Raises:
+            UserError: The model has no such thing to give.
+        """
         if self.info.input_px and views.shape[-1] != self.info.input_px:
             size = (self.info.input_px, self.info.input_px)
             views = nn.functional.interpolate(views, size, mode="bicubic", antialias=True).clamp(0, 1)
-        return Features(pooled=self.model((views - self.mean) / self.std))
+        return run(self.model, self.info.arch, (views - self.mean) / self.std, wanted, masking)
 
     def weights_hash(self) -> str:
         """sha256 hex over every weight and statistic of the model, in the order of their names."""
@@ -104,9 +124,9 @@ class Teacher(Backbone):
         return self
 
     @torch.no_grad()
-    def forward(self, views: Tensor) -> Features:
+    def forward(self, views: Tensor, wanted: Wanted = NOTHING_MORE, masking: Masking | None = None) -> Features:
         """As `Backbone.forward`, without gradients."""
-        return super().forward(views)
+        return super().forward(views, wanted, masking)
 
 
 def build_backbone(
@@ -195,11 +215,6 @@ def _create(arch: str, pretrained: bool, kwargs: dict[str, Any]) -> nn.Module:
     except (RuntimeError, OSError, ValueError) as error:
         hint = "; `weights: FILE` takes a local file instead" if pretrained else ""
         raise WeightsError(f"arch: timm cannot build {arch}: {str(error).splitlines()[0]}{hint}") from None
-
-
-def _pooled_dim(model: nn.Module) -> int:
-    """Width of what the model returns without a classifier; timm counts a head's hidden layer apart."""
-    return int(cast(int, getattr(model, "head_hidden_size", None) or model.num_features))
 
 
 def _fixed_input_px(model: nn.Module, config: Mapping[str, Any]) -> int | None:
