@@ -22,6 +22,7 @@ LEVELS: dict[int, set[str]] = {
         "internals",
         "loading",
         "log",
+        "mixing",
         "neighbours",
         "optim",
         "samplers",
@@ -29,10 +30,10 @@ LEVELS: dict[int, set[str]] = {
         "torchvision_data",
         "views",
     }
-    | {"objectives.base", "objectives.heads", "objectives.queue"},
+    | {"objectives.base", "objectives.ema", "objectives.heads", "objectives.queue"},
     2: {"objectives.*", "backbones", "bank", "checkpoint"},
     3: {"objectives"},
-    4: {"assemble", "distill", "monitor", "pictures", "pretrain", "run_folder", "train"},
+    4: {"assemble", "distill", "learner", "monitor", "pictures", "pretrain", "run_folder", "train"},
     5: {"cli", "cli.*"},
 }
 EVAL_MAY_IMPORT = 2

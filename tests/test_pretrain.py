@@ -35,7 +35,7 @@ def test_it_learns_and_exports_a_teacher(teacher: Path) -> None:
     about = json.loads((teacher / "teacher.json").read_text())
     assert about["arch"] == "resnet10t" and about["dim"] == 32
     assert about["provenance"]["data"]["num_images"] == tiny.NUM_IMAGES
-    assert "teacher" not in about["provenance"]
+    assert "teachers" not in about["provenance"]
 
 
 def test_figures_that_need_a_teacher_or_labels_are_left_out(teacher: Path) -> None:
@@ -47,7 +47,7 @@ def test_its_folder_is_a_teacher(world: World, teacher: Path, tmp_path: Path) ->
     raw = world.distillation(tmp_path / "run", teacher={"weights": str(teacher)}, epochs=0.3)
     run = distill(tiny.parse(raw))
     provenance = json.loads((run / "student.json").read_text())["provenance"]
-    assert provenance["teacher"]["weights_sha256"] == open_backbone(str(teacher)).weights_hash()
+    assert provenance["teachers"][0]["weights_sha256"] == open_backbone(str(teacher)).weights_hash()
 
 
 def test_stopped_and_resumed_it_ends_in_the_same_bits(

@@ -44,11 +44,12 @@ def test_there_are_recipes_of_both_kinds() -> None:
 def test_the_recipe_builds(file: Path) -> None:
     recipe = read(file)
     if isinstance(recipe, DistillRecipe):
-        student, teacher_dim = backbone(recipe.student, recipe), backbone(recipe.teacher, recipe).dim
+        student = backbone(recipe.student, recipe)
+        teachers = [backbone(spec, recipe).shape for spec in (recipe.teacher, *recipe.more_teachers)]
     else:
         assert isinstance(recipe, PretrainRecipe)
-        student, teacher_dim = backbone(recipe.backbone, recipe), 0
-    objective = build(recipe.objective, student.dim, teacher_dim)
+        student, teachers = backbone(recipe.backbone, recipe), []
+    objective = build(recipe.objective, student.shape, teachers)
     assert objective.needs.teacher == isinstance(recipe, DistillRecipe)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +18,61 @@ from ukd.errors import RunFolderError, UserError
 from ukd.eval.labelled import LabelledSet, Sources, open_labelled
 from ukd.monitor import Monitor
 from ukd.objectives import Objective, build
+from ukd.objectives.queue import Queue
 from ukd.recipe import BackboneSpec, RunRecipe
 
 
-def check_processes(recipe: RunRecipe) -> None:
-    """Refuses a batch that the processes cannot share equally.
+def check_processes(recipe: RunRecipe, bag_size: int = 1) -> None:
+    """Refuses a batch that the processes, or the parts in which they accumulate gradients, cannot share equally.
+
+    Args:
+        recipe: The recipe.
+        bag_size: Images that must stay together: an anchor and its neighbours.
 
     Raises:
-        UserError: batch_size is no multiple of the number of processes.
+        UserError: batch_size is no multiple of what it is cut into.
     """
-    world_size = distributed.world_size()
-    if recipe.batch_size % world_size:
-        raise UserError(
-            f"batch_size: {recipe.batch_size} images cannot be shared equally by {world_size} processes; "
-            f"choose a multiple of {world_size}"
+    num_parts = distributed.world_size() * recipe.accumulate
+    whole = max(bag_size, 2) if recipe.views.mixup_prob or recipe.views.cutmix_prob else bag_size
+    if recipe.batch_size % num_parts or (recipe.batch_size // num_parts) % whole:
+        cut = f"{distributed.world_size()} processes" + (
+            f" in {recipe.accumulate} parts" if recipe.accumulate > 1 else ""
         )
+        held = f", each a multiple of {whole} images" if whole > 1 else ""
+        raise UserError(
+            f"batch_size: {recipe.batch_size} images cannot be shared equally by {cut}{held}; "
+            f"choose a multiple of {num_parts * whole}"
+        )
+
+
+def check_objective(recipe: RunRecipe, objective: Objective, num_images: int, bag_size: int = 1) -> None:
+    """Refuses what an objective cannot work with, and what nothing would use.
+
+    Args:
+        recipe: The recipe.
+        objective: Its objective.
+        num_images: Training images.
+        bag_size: An anchor and its neighbours.
+
+    Raises:
+        UserError: Says what to change.
+    """
+    needs, names = objective.needs, " + ".join(spec.name for spec in recipe.objective)
+    if needs.neighbours and bag_size == 1:
+        raise UserError(f"objective {names} needs the neighbours of each image; add `neighbours: {{k: 1, nearest: 5}}`")
+    if needs.batch_coupled and recipe.accumulate > 1:
+        raise UserError(
+            f"accumulate: {names} compares the images of a batch with one another, so a batch in {recipe.accumulate} "
+            "parts would have another loss; choose accumulate: 1, or more processes"
+        )
+    if recipe.views.num_small and not needs.small:
+        raise UserError(f"views.num_small: {names} does not use small crops; choose num_small: 0")
+    for queue in objective.modules():
+        if isinstance(queue, Queue) and len(queue.rows) >= num_images:
+            raise UserError(
+                f"objective {names}: a queue of {len(queue.rows)} images is no smaller than the data set of "
+                f"{num_images}, so it would hold the images that are compared with it; choose queue_size < {num_images}"
+            )
 
 
 def seeded_backbone(recipe: RunRecipe, spec: BackboneSpec, frozen: bool = False) -> Backbone:
@@ -45,11 +85,11 @@ def seeded_backbone(recipe: RunRecipe, spec: BackboneSpec, frozen: bool = False)
     return backbone
 
 
-def seeded_objective(recipe: RunRecipe, student_dim: int, teacher_dim: int) -> Objective:
+def seeded_objective(recipe: RunRecipe, student: Backbone, teachers: Sequence[Backbone]) -> Objective:
     """Builds the recipe's objective; its heads' random weights are those of the recipe's seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        return build(recipe.objective, student_dim, teacher_dim).to(_dtype(recipe))
+        return build(recipe.objective, student.shape, [each.shape for each in teachers]).to(_dtype(recipe))
 
 
 def open_training_images(recipe: RunRecipe) -> Images:
@@ -91,15 +131,15 @@ def check_same_sources(facts: Mapping[str, Any], state: State | None) -> None:
     Raises:
         RunFolderError: Names which of them changed.
     """
-    for name, part, key in (("images", "data", "fingerprint"), ("teacher", "teacher", "weights_sha256")):
-        if state and part in facts and facts[part][key] != state["provenance"][part][key]:
+    for name, part, key in (("images", "data", "fingerprint"), ("teacher", "teachers", "weights_sha256")):
+        if state and part in facts and _picked(facts[part], key) != _picked(state["provenance"][part], key):
             raise RunFolderError(
                 f"run folder: the {name} changed since this run began, and --resume would mix two runs; "
                 "put them back, or start anew with output=FOLDER"
             )
 
 
-def provenance(recipe: RunRecipe, images: Images, teacher: Teacher | None) -> dict[str, Any]:
+def provenance(recipe: RunRecipe, images: Images, teachers: Sequence[Teacher]) -> dict[str, Any]:
     """What an export says of where it comes from."""
     facts: dict[str, Any] = {
         "data": {"train": recipe.data.train, "num_images": len(images), "fingerprint": images.fingerprint()},
@@ -112,9 +152,14 @@ def provenance(recipe: RunRecipe, images: Images, teacher: Teacher | None) -> di
             "python": platform.python_version(),
         },
     }
-    if teacher is not None:
-        facts["teacher"] = {"arch": teacher.info.arch, "weights_sha256": teacher.weights_hash()}
+    if teachers:
+        facts["teachers"] = [{"arch": each.info.arch, "weights_sha256": each.weights_hash()} for each in teachers]
     return facts
+
+
+def _picked(facts: Any, key: str) -> Any:
+    """What one fact, or each of a list of facts, says under a key."""
+    return [each[key] for each in facts] if isinstance(facts, list) else facts[key]
 
 
 def _dtype(recipe: RunRecipe) -> torch.dtype:

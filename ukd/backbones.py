@@ -14,12 +14,11 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 from ukd.errors import WeightsError
-from ukd.features import Features, Masking, Shape, Wanted
+from ukd.features import NOTHING_MORE, Features, Masking, Shape, Wanted
 from ukd.formats import find_weights, load_strictly, read_info, read_state_dict
 from ukd.internals import run, shape_of
 
 RGB = tuple[float, float, float]
-NOTHING_MORE = Wanted()
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from torch import Tensor
 from ukd import distributed, run_folder
 from ukd.assemble import (
     build_monitor,
+    check_objective,
     check_processes,
     check_same_sources,
     hold_out,
@@ -23,13 +24,15 @@ from ukd.backbones import Backbone, Teacher
 from ukd.bank import embed
 from ukd.checkpoint import State
 from ukd.data import Images
-from ukd.errors import DataError
+from ukd.errors import DataError, UserError
+from ukd.learner import Learner
 from ukd.log import progress
 from ukd.neighbours import nearest_others
+from ukd.objectives import Objective
 from ukd.pictures import neighbour_picture
 from ukd.recipe import DistillRecipe
 from ukd.samplers import BatchOrder
-from ukd.train import Learner, Run, train, try_one_step
+from ukd.train import Run, train, try_one_step
 
 
 def distill(recipe: DistillRecipe, *, resume: bool = False) -> Path:
@@ -55,39 +58,61 @@ def distill(recipe: DistillRecipe, *, resume: bool = False) -> Path:
     return run.folder
 
 
-def build_run(recipe: DistillRecipe, device: torch.device, state: State | None = None) -> Run:
-    """Puts the parts of a distillation together; neighbour lists come from the state, where there is one."""
-    check_processes(recipe)
+def build_run(recipe: DistillRecipe, device: torch.device, state: State | None = None, *, trial: bool = False) -> Run:
+    """Puts the parts of a distillation together; what was computed before the first step comes from the state.
+
+    Args:
+        recipe: The recipe.
+        device: Where to compute.
+        state: A checkpoint of the run, or None.
+        trial: Let stand-ins take the place of what needs a pass over all images.
+    """
+    bag_size = recipe.neighbours.k + 1 if recipe.neighbours else 1
+    check_processes(recipe, bag_size)
     images, holdout = hold_out(open_training_images(recipe), recipe)
-    teacher = cast(Teacher, seeded_backbone(recipe, recipe.teacher, frozen=True)).to(device)
+    specs = [recipe.teacher, *recipe.more_teachers]
+    teachers = [cast(Teacher, seeded_backbone(recipe, spec, frozen=True)).to(device) for spec in specs]
     student = seeded_backbone(recipe, recipe.student)
-    objective = seeded_objective(recipe, student.dim, teacher.dim)
-    facts = provenance(recipe, images, teacher)
+    objective = seeded_objective(recipe, student, teachers).to(device)
+    check_teachers(recipe, objective)
+    check_objective(recipe, objective, len(images), bag_size)
+    facts = provenance(recipe, images, teachers)
     check_same_sources(facts, state)
-    fixed = dict(state["fixed"]) if state else {}
-    if recipe.neighbours and "neighbours" not in fixed:
-        fixed["neighbours"] = nearest_in_teacher_space(recipe, teacher, images, device)
+    if recipe.neighbours:
+        check_enough(len(images), recipe.neighbours.nearest)
+    if state:
+        fixed = dict(state["fixed"])
+    elif trial:
+        fixed = stand_ins(recipe, objective, teachers[0].dim, len(images))
+    else:
+        fixed = from_embeddings(recipe, objective, teachers[0], images, device)
     lists = fixed["neighbours"].numpy() if recipe.neighbours else None
-    k = recipe.neighbours.k if recipe.neighbours else 0
     return Run(
         recipe=recipe,
         folder=Path(recipe.output),
         device=device,
         learner=Learner(student, objective).to(device),
-        teacher=teacher,
+        teachers=teachers,
         images=images,
-        order=BatchOrder(len(images), recipe.batch_size, recipe.seed, lists, k),
-        monitor=build_monitor(recipe, holdout, teacher, device),
+        order=BatchOrder(len(images), recipe.batch_size, recipe.seed, lists, bag_size - 1),
+        monitor=build_monitor(recipe, holdout, teachers[0], device),
         role="student",
         provenance=facts,
         fixed=fixed,
     )
 
 
-def nearest_in_teacher_space(recipe: DistillRecipe, teacher: Teacher, images: Images, device: torch.device) -> Tensor:
-    """Finds each training image's nearest others by the cosine of the teacher's features: int32 [n, nearest]."""
-    assert recipe.neighbours is not None
-    check_enough(len(images), recipe.neighbours.nearest)
+def from_embeddings(
+    recipe: DistillRecipe, objective: Objective, teacher: Teacher, images: Images, device: torch.device
+) -> dict[str, Tensor]:
+    """Computes what the run needs of the teacher's features of all training images, where it needs anything.
+
+    Returns:
+        `neighbours`, int32 [n, nearest]: each image's nearest others by cosine, if the recipe asks for them. What
+        the objective learns goes into its buffers.
+    """
+    if not recipe.neighbours and not objective.needs.bank:
+        return {}
     with progress("teacher features", len(images)) as advance:
         embeddings = embed(
             teacher,
@@ -99,9 +124,29 @@ def nearest_in_teacher_space(recipe: DistillRecipe, teacher: Teacher, images: Im
             on_unreadable=lambda line: None,  # The loop names those that it meets.
             advance=advance,
         )
+    # Another processor may order near-ties another way, or end another iteration earlier.
+    if objective.needs.bank:
+        objective.fit(torch.from_numpy(embeddings))
+        distributed.broadcast_from_main(objective.buffers())
+    if recipe.neighbours is None:
+        return {}
     lists = torch.from_numpy(nearest_others(embeddings, recipe.neighbours.nearest)).to(device)
-    distributed.broadcast_from_main([lists])  # Another processor may order near-ties another way.
-    return lists.cpu()
+    distributed.broadcast_from_main([lists])
+    return {"neighbours": lists.cpu()}
+
+
+def stand_ins(recipe: DistillRecipe, objective: Objective, dim: int, num_images: int) -> dict[str, Tensor]:
+    """What `from_embeddings` gives, from noise."""
+    if objective.needs.bank:
+        objective.fit(torch.randn(min(num_images, 1024), dim))
+    return {"neighbours": torch.zeros(num_images, 1, dtype=torch.int32)} if recipe.neighbours else {}
+
+
+def check_teachers(recipe: DistillRecipe, objective: Objective) -> None:
+    """Refuses teachers that no objective listens to."""
+    if recipe.more_teachers and not objective.needs.many_teachers:
+        names = " + ".join(spec.name for spec in recipe.objective)
+        raise UserError(f"more_teachers: {names} listens to one teacher; take `objective: multi`, or leave them out")
 
 
 def check_enough(num_images: int, nearest: int) -> None:
@@ -127,17 +172,14 @@ def check(recipe: DistillRecipe, *, resume: bool = False) -> list[str]:
         UserError: What would have stopped the run.
     """
     run_folder.check_free(recipe, resume)
-    run = build_run(recipe.model_copy(update={"neighbours": None}), torch.device("cpu"))
-    assert run.teacher is not None
-    if recipe.neighbours:
-        check_enough(len(run.images), recipe.neighbours.nearest)
+    run = build_run(recipe, torch.device("cpu"), trial=True)
     try_one_step(run)
     student, num_steps = run.learner.student, run.num_steps
-    share = student.num_parameters / run.teacher.num_parameters
+    share = student.num_parameters / run.teachers[0].num_parameters
     return [
         f"images    {len(run.images):,} to train on, {len(run.monitor.holdout or []):,} held out  ({run.images.name})",
         f"views     {recipe.views.size_px} px",
-        f"teacher   {_line(run.teacher)}",
+        *(f"teacher   {_line(teacher)}" for teacher in run.teachers),
         f"student   {_line(student)}, {share:.1%} of the teacher",
         f"objective {' + '.join(spec.name for spec in recipe.objective)}",
         f"steps     {num_steps:,} of {recipe.batch_size} images, {num_steps * recipe.batch_size:,} images in all",

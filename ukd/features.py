@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -26,6 +27,9 @@ class Wanted:
     def __or__(self, other: Wanted) -> Wanted:
         """What serves both."""
         return Wanted(self.tokens or other.tokens, self.attention or other.attention, max(self.blocks, other.blocks))
+
+
+NOTHING_MORE = Wanted()
 
 
 @dataclass(frozen=True)
@@ -91,3 +95,25 @@ class Shape:
     tokens: int
     heads: int | None = None
     blocks: tuple[int, ...] = ()
+
+
+def split(features: Features, sizes: Sequence[int]) -> list[Features]:
+    """Cuts the features of several views that passed a backbone together, each of so many images, apart again."""
+    parts = []
+    start = 0
+    for size in sizes:
+        rows = slice(start, start + size)
+        parts.append(
+            Features(
+                pooled=features.pooled[rows],
+                tokens=None if features.tokens is None else features.tokens[rows],
+                grid=features.grid,
+                attention=None if features.attention is None else features.attention[rows],
+                blocks=tuple(
+                    Block(None if block.cls is None else block.cls[rows], block.mean[rows]) for block in features.blocks
+                ),
+                mask=None if features.mask is None else features.mask[rows],
+            )
+        )
+        start += size
+    return parts

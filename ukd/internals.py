@@ -11,7 +11,7 @@ from timm.layers.attention import Attention
 from torch import Tensor, nn
 
 from ukd.errors import UserError
-from ukd.features import Block, Features, Masking, Shape, Wanted
+from ukd.features import NOTHING_MORE, Block, Features, Masking, Shape, Wanted
 
 
 def shape_of(model: nn.Module, arch: str) -> Shape:
@@ -41,7 +41,7 @@ def run(model: nn.Module, arch: str, x: Tensor, wanted: Wanted, masking: Masking
     Raises:
         UserError: The model has no such thing to give.
     """
-    if wanted == Wanted() and masking is None:
+    if wanted == NOTHING_MORE and masking is None:
         return Features(pooled=model(x))
     attention: list[Tensor] = []
     masks: list[Tensor] = []

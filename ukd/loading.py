@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any, cast
 
 import numpy as np
@@ -34,17 +35,29 @@ class PixelBatch:
         colour: [V, B, NUM_COLOUR] colour rows still to be applied; None where there are none.
         index: int64 [B], numbers of the images asked for.
         unreadable: Numbers of the images that could not be read; a readable one stands in their place.
+        small: The small crops of the same images, if there are any.
     """
 
     views: Tensor
     colour: Tensor | None
     index: Tensor
     unreadable: list[int]
+    small: PixelBatch | None = None
 
     def pin_memory(self) -> PixelBatch:
         """Called by the DataLoader when it feeds a GPU."""
         colour = None if self.colour is None else self.colour.pin_memory()
-        return PixelBatch(self.views.pin_memory(), colour, self.index.pin_memory(), self.unreadable)
+        small = None if self.small is None else self.small.pin_memory()
+        return PixelBatch(self.views.pin_memory(), colour, self.index.pin_memory(), self.unreadable, small)
+
+    def split(self, num_parts: int) -> Iterator[PixelBatch]:
+        """Cuts the batch into equal parts, in order; what could not be read stays with the first."""
+        size = len(self.index) // num_parts
+        for part in range(num_parts):
+            rows = slice(part * size, (part + 1) * size)
+            colour = None if self.colour is None else self.colour[:, rows]
+            small = None if self.small is None else next(islice(self.small.split(num_parts), part, None))
+            yield PixelBatch(self.views[:, rows], colour, self.index[rows], [] if part else self.unreadable, small)
 
     def to_views(self, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
         """Brings the views to the device, coloured: V tensors [B, 3, S, S] of `dtype` in [0, 1]."""
@@ -121,34 +134,61 @@ class TrainingViews(Dataset[PixelBatch]):
         num_views: Views of each sample.
         seed: The recipe's seed.
         apply_colour: Colour the views here, in the loader's process, rather than on the device.
+        small: How a small crop is made, and how many of each sample; None makes none.
     """
 
     def __init__(
-        self, images: Images, augmentation: Augmentation, num_views: int, seed: int, apply_colour: bool
+        self,
+        images: Images,
+        augmentation: Augmentation,
+        num_views: int,
+        seed: int,
+        apply_colour: bool,
+        small: tuple[Augmentation, int] | None = None,
     ) -> None:
         self._images = images
-        self._augmentation = augmentation
-        self._num_views = num_views
+        self._kinds = [(augmentation, range(num_views))]
+        if small:
+            self._kinds.append((small[0], range(num_views, num_views + small[1])))
         self._seed = seed
         self._apply_colour = apply_colour
 
     def __getitems__(self, samples: Sequence[Sample]) -> PixelBatch:
-        size_px = self._augmentation.size_px
-        crops = np.empty((self._num_views, len(samples), size_px, size_px, 3), dtype=np.uint8)
-        rows = np.empty((self._num_views, len(samples), NUM_COLOUR), dtype=np.float32)
         unreadable: list[int] = []
+        kinds = [_Crops(augmentation, views, len(samples)) for augmentation, views in self._kinds]
         for place, sample in enumerate(samples):
             pixels, missing = read_or_next(self._images, sample.image)
             unreadable += missing
-            for view in range(self._num_views):
-                rng = stream(Purpose.AUGMENTATION, self._seed, sample.epoch, sample.image, sample.anchor, view)
-                crops[view, place] = self._augmentation.crop(pixels, rng)
-                rows[view, place] = self._augmentation.draw_colour(rng)
+            for crops in kinds:
+                for row, view in enumerate(crops.views):
+                    rng = stream(Purpose.AUGMENTATION, self._seed, sample.epoch, sample.image, sample.anchor, view)
+                    crops.draw(row, place, pixels, rng)
         index = torch.tensor([sample.image for sample in samples])
-        views, colour = torch.from_numpy(crops), torch.from_numpy(rows)
-        if self._apply_colour:
-            return PixelBatch(_colour(views, colour), None, index, unreadable)
-        return PixelBatch(views, colour, index, unreadable)
+        full, *small = (crops.batch(index, self._apply_colour) for crops in kinds)
+        return replace(full, unreadable=unreadable, small=small[0] if small else None)
+
+
+class _Crops:
+    """The views of one size that a batch is going to hold."""
+
+    def __init__(self, augmentation: Augmentation, views: range, num_samples: int) -> None:
+        size_px = augmentation.size_px
+        self.views = views
+        self._augmentation = augmentation
+        self._pixels = np.empty((len(views), num_samples, size_px, size_px, 3), dtype=np.uint8)
+        self._colour = np.empty((len(views), num_samples, NUM_COLOUR), dtype=np.float32)
+
+    def draw(self, row: int, place: int, pixels: Pixels, rng: np.random.Generator) -> None:
+        """Draws one view of one image."""
+        self._pixels[row, place] = self._augmentation.crop(pixels, rng)
+        self._colour[row, place] = self._augmentation.draw_colour(rng)
+
+    def batch(self, index: Tensor, apply_colour: bool) -> PixelBatch:
+        """The views, coloured or with the colour rows still to be applied."""
+        views, colour = torch.from_numpy(self._pixels), torch.from_numpy(self._colour)
+        if apply_colour:
+            return PixelBatch(_colour(views, colour), None, index, [])
+        return PixelBatch(views, colour, index, [])
 
 
 class EvaluationViews(Dataset[PixelBatch]):

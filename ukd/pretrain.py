@@ -9,6 +9,7 @@ import torch
 from ukd import distributed, run_folder
 from ukd.assemble import (
     build_monitor,
+    check_objective,
     check_processes,
     check_same_sources,
     open_training_images,
@@ -16,9 +17,10 @@ from ukd.assemble import (
     seeded_backbone,
     seeded_objective,
 )
+from ukd.learner import Learner
 from ukd.recipe import PretrainRecipe
 from ukd.samplers import BatchOrder
-from ukd.train import Learner, Run, train
+from ukd.train import Run, train
 
 
 def pretrain(recipe: PretrainRecipe, *, resume: bool = False) -> Path:
@@ -49,16 +51,17 @@ def build_run(recipe: PretrainRecipe, device: torch.device) -> Run:
     check_processes(recipe)
     images = open_training_images(recipe)
     backbone = seeded_backbone(recipe, recipe.backbone)
-    objective = seeded_objective(recipe, student_dim=backbone.dim, teacher_dim=0)
+    objective = seeded_objective(recipe, backbone, teachers=[])
+    check_objective(recipe, objective, len(images))
     return Run(
         recipe=recipe,
         folder=Path(recipe.output),
         device=device,
         learner=Learner(backbone, objective).to(device),
-        teacher=None,
+        teachers=[],
         images=images,
         order=BatchOrder(len(images), recipe.batch_size, recipe.seed),
         monitor=build_monitor(recipe, None, None, device),
         role="teacher",
-        provenance=provenance(recipe, images, None),
+        provenance=provenance(recipe, images, teachers=[]),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from ukd.errors import UserError
 
@@ -117,6 +117,24 @@ class ViewSpec(Part):
     blur_prob: Share = 0.5
     blur_sigma: PositiveRange = (0.1, 2.0)
     """Range of the Gaussian blur's standard deviation, in pixels of a 224-pixel view; scales with size_px."""
+    num_small: Annotated[int, Field(ge=0)] = 0
+    """Small crops of each image, for objectives that use them (SEED's small patches, DINO's local crops)."""
+    small_px: PositiveInt = 96
+    """Side of a small crop, in pixels."""
+    small_crop_scale: ShareRange = (0.05, 0.2)
+    """Small crops: range of the crop's share of the image area."""
+    mixup_prob: Share = 0.0
+    """Probability that a batch is mixed by MixUp, teacher and student seeing the same mixed pixels."""
+    cutmix_prob: Share = 0.0
+    """The same for CutMix; both together at most 1."""
+
+    @model_validator(mode="after")
+    def _probabilities_add_up(self) -> ViewSpec:
+        if self.mixup_prob + self.cutmix_prob > 1:
+            raise ValueError(
+                f"mixup_prob {self.mixup_prob:g} and cutmix_prob {self.cutmix_prob:g} must be at most 1 together"
+            )
+        return self
 
 
 class ObjectiveSpec(Part):
@@ -188,6 +206,8 @@ class RunRecipe(Part):
     views: ViewSpec = ViewSpec()
     batch_size: Annotated[int, Field(ge=2)] = 256
     """Images in one step over all processes, neighbours counted."""
+    accumulate: PositiveInt = 1
+    """Parts in which a process's share of a batch passes the networks one after the other, to save memory."""
     epochs: Positive = 100.0
     """Images through the student over images in the data, neighbours counted: equal epochs are equal work."""
     optimizer: OptimizerSpec = OptimizerSpec()
@@ -202,6 +222,8 @@ class DistillRecipe(RunRecipe):
     """A distillation: `ukd-distill recipe.yaml`."""
 
     teacher: BackboneSpec
+    more_teachers: list[BackboneSpec] = []
+    """Further teachers, for `objective: multi`; neighbours and fidelity are those of `teacher`."""
     student: BackboneSpec
     neighbours: NeighbourSpec | None = None
 

@@ -14,6 +14,7 @@ class Purpose(IntEnum):
     NEIGHBOURS = 1
     AUGMENTATION = 2
     STEP = 3
+    MIXING = 4
 
 
 def stream(purpose: Purpose, seed: int, epoch: int, *ids: int) -> np.random.Generator:

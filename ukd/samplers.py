@@ -51,6 +51,11 @@ class BatchOrder:
         self._neighbours = neighbours
         self._permutation: tuple[int, npt.NDArray[np.int64]] = (-1, np.empty(0, dtype=np.int64))
 
+    @property
+    def bag_size(self) -> int:
+        """Consecutive images that belong together: an anchor and its neighbours."""
+        return self._k + 1
+
     def batch(self, step: int) -> list[Sample]:
         """Returns the samples of the global batch of `step`, which counts from 0."""
         first = step * self._num_anchors

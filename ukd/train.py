@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,15 +16,16 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from ukd import distributed
-from ukd.backbones import Backbone, Teacher
+from ukd.backbones import Teacher
 from ukd.checkpoint import Checkpoints, State, export_backbone
 from ukd.data import Images
 from ukd.errors import TrainingError
-from ukd.features import Features
+from ukd.learner import Learner, show, teach
 from ukd.loading import PixelBatch, TrainingViews, Unreadable, loader
 from ukd.log import RunLog
+from ukd.mixing import draw_cutmix, draw_mix, in_pairs, mix_views
 from ukd.monitor import Monitor
-from ukd.objectives import Batch, Objective
+from ukd.objectives import Objective
 from ukd.optim import build_optimizer, learning_rate, set_learning_rate
 from ukd.recipe import RunRecipe
 from ukd.rng import Purpose, stream
@@ -32,21 +33,8 @@ from ukd.samplers import BatchOrder, RankBatches, Sample
 from ukd.stopping import stop_signals
 from ukd.views import Augmentation
 
-
-class Learner(nn.Module):
-    """Everything that is trained: the student's backbone and the objective with its heads."""
-
-    def __init__(self, student: Backbone, objective: Objective) -> None:
-        super().__init__()
-        self.student = student
-        self.objective = objective
-
-    def forward(self, views: list[Tensor], teacher: list[Features], index: Tensor) -> dict[str, Tensor]:
-        """The loss terms of one batch; all views pass the student together, as one batch."""
-        pooled = self.student(torch.cat(views) if len(views) > 1 else views[0]).pooled
-        student = [Features(pooled=each) for each in pooled.chunk(len(views))]
-        terms: dict[str, Tensor] = self.objective(Batch(student=student, teacher=teacher, index=index))
-        return terms
+CUTMIX_ALPHA = 2.0
+"""How the share of a CutMix that an objective needs is distributed: Beta(2, 2), as in the code of BINGO."""
 
 
 @dataclass
@@ -58,7 +46,7 @@ class Run:
         folder: The run folder.
         device: Where this process computes.
         learner: What is trained.
-        teacher: The frozen teacher; None when pretraining.
+        teachers: The frozen teachers; none when pretraining.
         images: The training images.
         order: Which of them make up each step.
         monitor: What is measured on the way.
@@ -71,7 +59,7 @@ class Run:
     folder: Path
     device: torch.device
     learner: Learner
-    teacher: Teacher | None
+    teachers: Sequence[Teacher]
     images: Images
     order: BatchOrder
     monitor: Monitor
@@ -87,6 +75,11 @@ class Run:
     def steps_in(self, epochs: float) -> int:
         """Steps in which `epochs` times as many images pass the student as the data set holds, at least 1."""
         return max(1, round(epochs * len(self.images) / self.recipe.batch_size))
+
+    @property
+    def bag_size(self) -> int:
+        """Consecutive images of a batch that belong together: an anchor and its neighbours."""
+        return self.order.bag_size
 
     def is_due(self, step: int, every: int) -> bool:
         """Whether what happens every so many steps, and after the last one, happens after `step` steps."""
@@ -137,6 +130,7 @@ def train(run: Run, state: State | None) -> None:
             lr = learning_rate(step, lr=recipe.optimizer.lr, num_steps=run.num_steps, warmup_steps=warmup_steps)
             set_learning_rate(optimizer, lr)
             terms = take_step(run, model, optimizer, batch, step)
+            run.learner.after_step((step + 1) / run.num_steps)
 
             log.advance(recipe.batch_size)
             done = step + 1
@@ -167,20 +161,35 @@ def take_step(
 ) -> dict[str, Tensor]:
     """Takes one optimizer step and returns the loss terms before it."""
     torch.manual_seed(_step_seed(run.recipe.seed, step))
-    terms = loss_terms(run, model, batch)
     optimizer.zero_grad()
-    total(terms).backward()  # type: ignore[no-untyped-call]
+    num_parts = run.recipe.accumulate
+    found = []
+    for number, part in enumerate(batch.split(num_parts), start=1):
+        last = number == num_parts or not isinstance(model, DistributedDataParallel)
+        with nullcontext() if last else cast(DistributedDataParallel, model).no_sync():
+            terms = loss_terms(run, model, part, step)
+            (total(terms) / num_parts).backward()  # type: ignore[no-untyped-call]
+        found.append({name: value.detach() for name, value in terms.items()})
+    terms = {name: torch.stack([each[name] for each in found]).mean(0) for name in found[0]}
     _check_terms(run, terms, step)  # Here a GPU has its work already, and the weights are still as they were.
     optimizer.step()
     return terms
 
 
-def loss_terms(run: Run, model: nn.Module, batch: PixelBatch) -> dict[str, Tensor]:
-    """The forward pass of one step: the same pixels through the teacher and the student, then the objective."""
+def loss_terms(run: Run, model: nn.Module, batch: PixelBatch, step: int) -> dict[str, Tensor]:
+    """The forward pass of one step: the same pixels through the teachers and the student, then the objective."""
+    recipe, needs = run.recipe, run.learner.objective.needs
     views = batch.to_views(run.device, run.dtype)
+    small = batch.small.to_views(run.device, run.dtype) if batch.small else []
+    mix = draw_mix(recipe.seed, step, recipe.views.mixup_prob, recipe.views.cutmix_prob)
+    if mix:
+        views, small = ([mix_views(view, in_pairs(view), mix)[0] for view in each] for each in (views, small))
+    cutmix = draw_cutmix(recipe.seed, step, CUTMIX_ALPHA) if needs.cutmix else None
+    shown = show(views, small, needs, run.bag_size, cutmix)
     with run.autocast():
-        targets = [run.teacher(view) for view in views] if run.teacher else []
-        terms: dict[str, Tensor] = model(views, targets, batch.index.to(run.device))
+        taught = [teach(teacher, shown, needs) for teacher in run.teachers]
+        index = batch.index.to(run.device)
+        terms: dict[str, Tensor] = model(shown, taught, index, run.bag_size, step / run.num_steps)
     return terms
 
 
@@ -189,13 +198,14 @@ def total(terms: Mapping[str, Tensor]) -> Tensor:
     return torch.stack(list(terms.values())).sum()
 
 
-def try_one_step(run: Run, num_images: int = 4) -> None:
-    """Takes the forward and backward pass of a few images, so that what cannot work fails here."""
+def try_one_step(run: Run) -> None:
+    """Takes the forward and backward pass of two bags of images, so that what cannot work fails here."""
+    num_images = max(4, 2 * run.bag_size)
     samples = [Sample(index % len(run.images), index % len(run.images), 0) for index in range(num_images)]
     batch = _views(run).__getitems__(samples)
     Unreadable(run.images).report(batch.unreadable)
     try:
-        total(loss_terms(run, run.learner, batch)).backward()  # type: ignore[no-untyped-call]
+        total(loss_terms(run, run.learner, batch, step=0)).backward()  # type: ignore[no-untyped-call]
     except (AssertionError, RuntimeError) as error:
         raise TrainingError(
             f"models: no step can be taken with views of {run.recipe.views.size_px} px: {error}. A model that takes "
@@ -221,9 +231,17 @@ def distribute(run: Run) -> nn.Module:
 
 
 def _views(run: Run) -> TrainingViews:
-    augmentation = Augmentation(**run.recipe.views.model_dump(exclude={"crop_pct"}))
-    num_views = run.learner.objective.needs.num_views
-    return TrainingViews(run.images, augmentation, num_views, run.recipe.seed, apply_colour=run.device.type == "cpu")
+    views, needs = run.recipe.views, run.learner.objective.needs
+    full = Augmentation(**views.model_dump(include=set(Augmentation.__dataclass_fields__)))
+    small = replace(full, size_px=views.small_px, crop_scale=views.small_crop_scale)
+    return TrainingViews(
+        run.images,
+        full,
+        needs.num_views,
+        run.recipe.seed,
+        apply_colour=run.device.type == "cpu",
+        small=(small, views.num_small) if views.num_small and needs.small else None,
+    )
 
 
 def _batches(run: Run, first_step: int) -> DataLoader[PixelBatch]:

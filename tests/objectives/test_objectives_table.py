@@ -10,9 +10,11 @@ import torch
 from pydantic import ValidationError
 
 from ukd.errors import UserError
-from ukd.features import Features
+from ukd.features import Features, Shape
 from ukd.objectives import OBJECTIVES, Batch, Needs, WeightedSum, build, options_models
 from ukd.objectives.coss import CoSS
+
+NARROW, WIDE = Shape("narrow", pooled=6, tokens=6), Shape("wide", pooled=10, tokens=10)
 
 
 @dataclass
@@ -29,7 +31,7 @@ def batch(num_views: int = 2) -> Batch:
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_every_objective_works_with_its_defaults(name: str) -> None:
-    objective = build([Summand(name)], student_dim=6, teacher_dim=10)
+    objective = build([Summand(name)], NARROW, [WIDE])
     assert type(objective) is OBJECTIVES[name]
     terms = objective(batch(objective.needs.num_views))
     assert terms and all(term.shape == () and term.isfinite() for term in terms.values())
@@ -60,7 +62,7 @@ def test_options_are_strict() -> None:
 
 
 def test_options_reach_the_objective() -> None:
-    objective = build([Summand("coss", options={"lam": 0.5, "hidden_dim": 7})], 6, 10)
+    objective = build([Summand("coss", options={"lam": 0.5, "hidden_dim": 7})], NARROW, [WIDE])
     assert isinstance(objective, CoSS)
     assert objective.lam == 0.5 and objective.scale == 70 and objective.head[0].out_features == 7
 
@@ -69,7 +71,7 @@ def test_weighted_sum() -> None:
     torch.manual_seed(0)
     features = batch()
     summands = [Summand("coss", 2.0), Summand("cosine", 0.5), Summand("coss", 1.0, {"lam": 0.0})]
-    total = build(summands, 6, 10)
+    total = build(summands, NARROW, [WIDE])
     assert isinstance(total, WeightedSum)
     found = total(features)
     assert list(found) == ["coss/feature", "coss/space", "cosine/cosine", "coss_2/feature", "coss_2/space"]
@@ -77,14 +79,14 @@ def test_weighted_sum() -> None:
     assert found["coss/space"] == 2 * coss(features)["space"]
     assert found["cosine/cosine"] == 0.5 * cosine(features)["cosine"]
     assert found["coss_2/feature"] == other(features)["feature"]
-    again = build(summands, 6, 10)
+    again = build(summands, NARROW, [WIDE])
     again.load_state_dict(total.state_dict())
     total.eval(), again.eval()
     assert again(features) == total(features)
 
 
 def test_one_objective_with_a_weight_is_a_weighted_sum() -> None:
-    total = build([Summand("coss", 0.1)], 6, 6)
+    total = build([Summand("coss", 0.1)], NARROW, [NARROW])
     features = Batch([Features(torch.randn(4, 6))], [Features(torch.randn(4, 6))], torch.arange(4))
     assert total(features)["coss/feature"] == 0.1 * CoSS(6, 6)(features)["feature"]
 
@@ -96,24 +98,24 @@ def test_the_mean_cosine_can_be_read_off_the_terms() -> None:
     coss, cosine = Summand("coss", 2.0, {"scale": 5.0}), Summand("cosine", 0.5, {"head": "none"})
     summands = [Summand("simclr"), coss, cosine]
     for chosen in (summands[1:2], summands[2:], summands):
-        objective = build(chosen, 6, 6)
+        objective = build(chosen, NARROW, [NARROW])
         torch.testing.assert_close(objective.teacher_cosine(objective(features)), expected)
-    without = build(summands[:1], 6, 0)
+    without = build(summands[:1], NARROW, [])
     assert without.teacher_cosine(without(features)) is None
 
 
 def test_needs_of_a_sum_serve_all() -> None:
-    assert build([Summand("simclr")], 6, 0).needs == Needs(teacher=False, num_views=2, batch_coupled=True)
-    assert build([Summand("cosine", 2.0)], 6, 10).needs == Needs()
-    both = build([Summand("cosine"), Summand("simclr")], 6, 10)
-    assert both.needs == Needs(teacher=True, num_views=2, batch_coupled=True)
+    assert build([Summand("simclr")], NARROW, []).needs == Needs(teacher=False, num_views=2, batch_coupled=True)
+    assert build([Summand("cosine", 2.0)], NARROW, [WIDE]).needs == Needs()
+    both = build([Summand("cosine"), Summand("simclr")], NARROW, [WIDE])
+    assert both.needs == Needs(num_views=2, num_teacher_views=1, batch_coupled=True)
 
 
 def test_impossible_objectives_say_which_and_what_to_change() -> None:
     with pytest.raises(UserError, match=r"^objective cosine: head: none needs equal widths"):
-        build([Summand("coss"), Summand("cosine", options={"head": "none"})], 6, 10)
+        build([Summand("coss"), Summand("cosine", options={"head": "none"})], NARROW, [WIDE])
     with pytest.raises(UserError, match=r"^objective coss needs a teacher; .* choose one of: simclr$"):
-        build([Summand("coss")], 6, 0)
+        build([Summand("coss")], NARROW, [])
 
 
 def test_the_table_does_not_import_lightly() -> None:

@@ -10,6 +10,7 @@ from typing import Any, Protocol, get_type_hints
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from ukd.errors import UserError
+from ukd.features import Shape
 from ukd.objectives.base import Batch, Needs, Objective, WeightedSum
 from ukd.objectives.cosine import Cosine
 from ukd.objectives.coss import CoSS
@@ -48,18 +49,18 @@ class Summand(Protocol):
         """Keyword arguments of its constructor."""
 
 
-def build(summands: Sequence[Summand], student_dim: int, teacher_dim: int) -> Objective:
+def build(summands: Sequence[Summand], student: Shape, teachers: Sequence[Shape]) -> Objective:
     """The objective of a recipe: one alone if its weight is 1, else the weighted sum.
 
     Args:
         summands: At least one, with options that passed their `options_models`.
-        student_dim: Width of the student's pooled feature.
-        teacher_dim: Width of the teacher's pooled feature; 0 if there is no teacher.
+        student: What the student gives.
+        teachers: What each teacher gives; empty if there is none.
 
     Raises:
-        UserError: An objective cannot work with this pair of models.
+        UserError: An objective cannot work with these models.
     """
-    objectives = [(summand.name, summand.weight, _build_one(summand, student_dim, teacher_dim)) for summand in summands]
+    objectives = [(summand.name, summand.weight, _build_one(summand, student, teachers)) for summand in summands]
     _, weight, objective = objectives[0]
     return objective if len(objectives) == 1 and weight == 1 else WeightedSum(objectives)
 
@@ -69,13 +70,13 @@ def options_models() -> dict[str, type[BaseModel]]:
     return {name: _options_model(name, objective) for name, objective in OBJECTIVES.items()}
 
 
-def _build_one(summand: Summand, student_dim: int, teacher_dim: int) -> Objective:
+def _build_one(summand: Summand, student: Shape, teachers: Sequence[Shape]) -> Objective:
     objective = OBJECTIVES[summand.name]
-    if objective.needs.teacher and teacher_dim == 0:
+    if objective.needs.teacher and not teachers:
         without = ", ".join(name for name, other in OBJECTIVES.items() if not other.needs.teacher)
         raise UserError(f"objective {summand.name} needs a teacher; without one, choose one of: {without}")
     try:
-        return objective(student_dim, teacher_dim, **summand.options)
+        return objective.for_models(student, teachers, **summand.options)
     except UserError as error:
         raise UserError(f"objective {summand.name}: {error}") from error
 

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import cast
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, cast
 
 from torch import Tensor, nn
 
-from ukd.features import Features
+from ukd.errors import UserError
+from ukd.features import NOTHING_MORE, Features, Masking, Shape, Wanted
+
+
+class EMA(NamedTuple):
+    """How an EMA student follows the student."""
+
+    momentum: float
+    """Share of itself that it keeps at every step, at the start of the run."""
+    final_momentum: float
+    """The same at the end; a half cosine lies between."""
+
+    def at(self, progress: float) -> float:
+        """The momentum when `progress`, in [0, 1], of the run is done."""
+        return self.final_momentum - (self.final_momentum - self.momentum) * (1 + math.cos(math.pi * progress)) / 2
 
 
 @dataclass(frozen=True)
@@ -19,19 +34,76 @@ class Needs:
         teacher: The teacher's features.
         num_views: Views of each image; of a batch that has more, the objective uses the first.
         batch_coupled: The loss is no mean over images: cutting a batch into smaller ones changes it.
+        student: What it wants of the student beside the pooled feature.
+        of_teacher: What it wants of the teacher beside the pooled feature.
+        rotations: The first view turned by 90, 180 and 270 degrees.
+        neighbours: Each anchor followed by neighbours.
+        cutmix: The first view of each anchor, a part of it covered by that of its first neighbour.
+        small: The small crops, where the recipe makes them.
+        ema: An EMA student.
+        bank: The teacher's features of all training images before the first step, through `fit`.
+        many_teachers: It can use more than one teacher.
+        num_teacher_views: How many views the teacher sees; None for as many as the student.
     """
 
     teacher: bool = True
     num_views: int = 1
     batch_coupled: bool = False
+    student: Wanted = NOTHING_MORE
+    of_teacher: Wanted = NOTHING_MORE
+    rotations: bool = False
+    neighbours: bool = False
+    cutmix: bool = False
+    small: bool = False
+    ema: EMA | None = None
+    bank: bool = False
+    many_teachers: bool = False
+    num_teacher_views: int | None = None
+
+    @property
+    def views_for_teacher(self) -> int:
+        """Views that the teacher sees."""
+        if not self.teacher:
+            return 0
+        return self.num_views if self.num_teacher_views is None else self.num_teacher_views
 
     def __or__(self, other: Needs) -> Needs:
-        """What serves both."""
+        """What serves both.
+
+        Raises:
+            UserError: They need two different EMA students.
+        """
+        if self.ema and other.ema and self.ema != other.ema:
+            raise UserError(
+                f"objective: EMA students of momentum {self.ema.momentum:g} and {other.ema.momentum:g} cannot be one; "
+                "give both objectives the same ema_momentum"
+            )
+        num_views = max(self.num_views, other.num_views)
+        for_teacher = max(self.views_for_teacher, other.views_for_teacher)
         return Needs(
             teacher=self.teacher or other.teacher,
-            num_views=max(self.num_views, other.num_views),
+            num_views=num_views,
             batch_coupled=self.batch_coupled or other.batch_coupled,
+            student=self.student | other.student,
+            of_teacher=self.of_teacher | other.of_teacher,
+            rotations=self.rotations or other.rotations,
+            neighbours=self.neighbours or other.neighbours,
+            cutmix=self.cutmix or other.cutmix,
+            small=self.small or other.small,
+            ema=self.ema or other.ema,
+            bank=self.bank or other.bank,
+            many_teachers=self.many_teachers or other.many_teachers,
+            num_teacher_views=None if for_teacher in (0, num_views) else for_teacher,
         )
+
+
+class CutMixed(NamedTuple):
+    """What the student makes of anchors that are partly covered by their first neighbours."""
+
+    student: Features
+    """One row an anchor."""
+    share: float
+    """Share of the view's area that is the anchor's."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +112,29 @@ class Batch:
 
     Attributes:
         student: One entry a view.
-        teacher: One entry a view, of the same pixels; empty if no objective needs a teacher.
+        teacher: One entry a view that the teacher saw, of the same pixels; empty if no objective needs a teacher.
         index: int64 [B], the images' places in the data set.
+        more_teachers: For each further teacher, what `teacher` is for the first.
+        ema: What the EMA student makes of the views; empty if no objective needs one.
+        rotated: The same for the first view turned by 90, 180 and 270 degrees, one entry each, if needed.
+        small: The same for the small crops, one entry each, if needed and made.
+        cutmix: The mixed anchors, if needed.
+        masked: What the student makes of the first view with patches hidden, if `masking` gives how.
+        bag_size: Consecutive images that belong together: an anchor and its neighbours; 1 without neighbours.
+        progress: Share of the run that is done, in [0, 1).
     """
 
     student: list[Features]
     teacher: list[Features]
     index: Tensor
+    more_teachers: list[list[Features]] = field(default_factory=list)
+    ema: list[Features] = field(default_factory=list)
+    rotated: Batch | None = None
+    small: Batch | None = None
+    cutmix: CutMixed | None = None
+    masked: Features | None = None
+    bag_size: int = 1
+    progress: float = 0.0
 
 
 class Objective(nn.Module):
@@ -61,6 +149,20 @@ class Objective(nn.Module):
 
     needs: Needs
 
+    @classmethod
+    def for_models(cls, student: Shape, teachers: Sequence[Shape], **options: Any) -> Objective:
+        """Builds the objective for a pair of models; one that needs more than two widths overrides this.
+
+        Args:
+            student: What the student gives.
+            teachers: What each teacher gives; empty if there is none.
+            options: The constructor's keyword-only arguments.
+
+        Raises:
+            UserError: It cannot work with these models; says what to change.
+        """
+        return cls(student.pooled, teachers[0].pooled if teachers else 0, **options)
+
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The loss by terms.
 
@@ -72,6 +174,20 @@ class Objective(nn.Module):
     def teacher_cosine(self, terms: Mapping[str, Tensor]) -> Tensor | None:
         """Mean cosine of student and teacher as the terms of `forward` tell it; None where they do not."""
         return None
+
+    def masking(self) -> Masking | None:
+        """How patches are hidden from the student for `Batch.masked`; None for not at all."""
+        return None
+
+    def fit(self, embeddings: Tensor) -> None:
+        """Learns what it needs to know of the teacher's space before the first step; called if `needs.bank`.
+
+        Args:
+            embeddings: fp32 [n, D], the teacher's pooled features of all training images, not normalised.
+        """
+
+    def after_step(self, progress: float) -> None:
+        """Called after every optimizer step, when `progress`, in (0, 1], of the run is done."""
 
 
 class WeightedSum(Objective):
@@ -111,3 +227,22 @@ class WeightedSum(Objective):
             if cosine is not None:
                 return cosine
         return None
+
+    def masking(self) -> Masking | None:
+        """That of the first summand that hides patches."""
+        found = (objective.masking() for objective in self._each())
+        return next((masking for masking in found if masking is not None), None)
+
+    def fit(self, embeddings: Tensor) -> None:
+        """Passes the embeddings on to those that need them."""
+        for objective in self._each():
+            if objective.needs.bank:
+                objective.fit(embeddings)
+
+    def after_step(self, progress: float) -> None:
+        """Passes the call on."""
+        for objective in self._each():
+            objective.after_step(progress)
+
+    def _each(self) -> Iterator[Objective]:
+        return (cast(Objective, objective) for objective in self.objectives.values())
