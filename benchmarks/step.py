@@ -126,7 +126,7 @@ def measure(case: Case, folder: Path) -> Times:
     export_backbone(folder / "teacher", "teacher", build_backbone(arch=arch, kwargs=kwargs), {})
     recipe = _recipe(case, folder)
     run = build_run(recipe, torch.device("cpu"))
-    times, bare, batches = Times(), Bare(case), train._batches
+    times, bare, batches = Times(), Bare(case), train.batches
 
     def timed(*arguments: Any) -> Iterator[PixelBatch]:
         loading = iter(batches(*arguments))
@@ -142,7 +142,7 @@ def measure(case: Case, folder: Path) -> Times:
                 into.append((time.process_time() - start) / case.num_steps)
         yield loaded[0]  # The last step ends in evaluation and checkpoint, which are no part of a step.
 
-    with mock.patch.object(train, "_batches", timed):
+    with mock.patch.object(train, "batches", timed):
         train.train(run, None)
     return times
 

@@ -125,7 +125,7 @@ def train(run: Run, state: State | None) -> None:
     model = distribute(run)
     missing: list[int] = []
     with RunLog(run.folder, first_step, run.num_steps) as log, stop_signals() as stop:
-        for step, batch in enumerate(_batches(run, first_step), start=first_step):
+        for step, batch in enumerate(batches(run, first_step), start=first_step):
             missing += batch.unreadable
             lr = learning_rate(step, lr=recipe.optimizer.lr, num_steps=run.num_steps, warmup_steps=warmup_steps)
             set_learning_rate(optimizer, lr)
@@ -244,9 +244,10 @@ def _views(run: Run) -> TrainingViews:
     )
 
 
-def _batches(run: Run, first_step: int) -> DataLoader[PixelBatch]:
-    batches = RankBatches(run.order, first_step, run.num_steps, distributed.rank(), distributed.world_size())
-    return loader(_views(run), batches, run.recipe.data.num_workers, run.device)
+def batches(run: Run, first_step: int) -> DataLoader[PixelBatch]:
+    """The batches of this process from a step on."""
+    order = RankBatches(run.order, first_step, run.num_steps, distributed.rank(), distributed.world_size())
+    return loader(_views(run), order, run.recipe.data.num_workers, run.device)
 
 
 def _step_seed(seed: int, step: int) -> int:
