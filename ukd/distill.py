@@ -139,7 +139,9 @@ def stand_ins(recipe: DistillRecipe, objective: Objective, dim: int, num_images:
     """What `from_embeddings` gives, from noise."""
     if objective.needs.bank:
         objective.fit(torch.randn(min(num_images, 1024), dim))
-    return {"neighbours": torch.zeros(num_images, 1, dtype=torch.int32)} if recipe.neighbours else {}
+    if recipe.neighbours is None:
+        return {}
+    return {"neighbours": torch.zeros(1, 1, dtype=torch.int32).expand(num_images, recipe.neighbours.nearest)}
 
 
 def check_teachers(recipe: DistillRecipe, objective: Objective) -> None:
