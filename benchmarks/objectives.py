@@ -2,7 +2,8 @@
 
 Each recipe of recipes/jpeg_cifar10 is built with random weights, and a whole step (teacher, student, loss, gradient,
 optimizer) is taken on the same 256 images of noise by each in turn, in one process on one thread, in CPU time. Memory
-is what the resident set of a process of its own grows by in three steps.
+is what the resident set of a process of its own grows by in three steps. The figures also go into objectives.json
+beside this file, from which docs/results.md takes them.
 
     python benchmarks/objectives.py
 """
@@ -13,6 +14,7 @@ import os
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
+import json
 import statistics
 import subprocess
 import sys
@@ -108,11 +110,14 @@ def main() -> None:
                 if round_:  # The first one warms up.
                     times[name].append(seconds)
         print("| recipe | step time over `cosine` | memory of a step, MB |\n|---|---|---|")
+        costs = {}
         for name, own in times.items():
             ratio = statistics.median(a / b for a, b in zip(own, times[REFERENCE], strict=True))
             command = [sys.executable, __file__, name, str(images)]
             memory = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+            costs[name] = {"time": round(ratio, 3), "memory_mb": round(memory)}
             print(f"| `{name}` | {ratio:.2f} | {memory:.0f} |", flush=True)
+    Path(__file__).with_suffix(".json").write_text(json.dumps(costs, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -29,6 +29,9 @@ SizePx = Annotated[int | None, typer.Option(min=1, help="Side of the view.", sho
 CropPct = Annotated[
     float | None, typer.Option(min=0.01, max=1, help="Centre crop.", show_default="the run's or model's")
 ]
+FeatureKind = Annotated[
+    str, typer.Option("--features", help="pooled, cls, avg, cls+avg, last4 or last4+avg.", metavar="KIND")
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda or auto.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images in one forward pass.")]
 NumWorkers = Annotated[int | None, typer.Option(min=0, help="Loader processes.", show_default="cores, at most 8")]
@@ -59,14 +62,22 @@ def extraction(
     num_workers: int | None,
     cache: Path | None,
     no_cache: bool,
+    kind: str = "pooled",
 ) -> Extraction:
-    """How features are extracted, as the options say."""
+    """How features are extracted, as the options say.
+
+    Raises:
+        UserError: No such kind of features, or no such device.
+    """
     from ukd.distributed import local_device
     from ukd.eval.extraction import Extraction
     from ukd.eval.features import default_cache
+    from ukd.kinds import KINDS
 
+    if kind not in KINDS:
+        raise UserError(f"--features: no kind {kind!r}; choose from {', '.join(KINDS)}")
     kept = None if no_cache else cache or default_cache()
-    return Extraction(local_device(device), size_px, crop_pct, batch_size, num_workers, kept)
+    return Extraction(local_device(device), size_px, crop_pct, batch_size, num_workers, kept, kind)
 
 
 def show_files(console: Console, files: Iterable[Path]) -> None:

@@ -8,15 +8,15 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from ukd.bank import Embeddings
+from ukd.blocks import Embeddings, stored_dtype
 from ukd.data import Labels
 from ukd.errors import DataError
 from ukd.eval.extraction import Extraction
-from ukd.eval.features import compact, versions
 from ukd.eval.labelled import Sources, open_labelled
 from ukd.eval.models import RAW_PIXELS, Subject, subjects
 from ukd.eval.presets import NamedPreset
 from ukd.eval.results import Metric, Result, result_file, write_results
+from ukd.extractor import versions
 
 SEED = 0
 """Seed of whatever a task draws at random."""
@@ -178,7 +178,12 @@ def record_of(
         task=task,
         model=subject.facts(),
         data={**data, "size_px": size_px, "crop_pct": crop_pct},
-        features={"dtype": str(compact(features).dtype), "dim": features.shape[1], "kind": "pooled", "norm": norm},
+        features={
+            "dtype": str(stored_dtype(features)),
+            "dim": features.shape[1],
+            "kind": extraction.kind_of(subject),
+            "norm": norm,
+        },
         engine={**engine, "device": extraction.device.type, "versions": versions()},
         seed=SEED,
     )

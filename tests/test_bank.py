@@ -1,22 +1,32 @@
-"""Embeddings: one row an image, in order, whoever computes them."""
+"""Embeddings: one row an image, in order, whoever computes them, in memory or on disk."""
 
 from __future__ import annotations
 
+import hashlib
+import logging
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from tests import processes
 from ukd.backbones import Backbone, build_backbone
-from ukd.bank import Embeddings, embed
-from ukd.data import ArrayImages, Pixels
-from ukd.errors import DataError
+from ukd.bank import Embeddings, embed, in_memory, on_disk
+from ukd.blocks import round_blocks
+from ukd.data import ArrayImages, Images, Pixels, open_images
+from ukd.errors import DataError, UserError
+from ukd.extractor import Extractor
+from ukd.store import MANIFEST, StoreError, open_store
 from ukd.views import evaluation_view
 
 NUM, SIZE_PX = 23, 16
+MANY = 600
+"""Images of three blocks."""
 
 
 class Photos(ArrayImages):
@@ -26,29 +36,32 @@ class Photos(ArrayImages):
         rng = np.random.default_rng(0)
         super().__init__("photos", rng.integers(0, 256, (num, SIZE_PX, SIZE_PX, 3), dtype=np.uint8))
         self._damaged = damaged
+        self.num_read = 0
 
     def read(self, index: int) -> Pixels:
+        self.num_read += 1
         if index in self._damaged:
             raise OSError("damaged")
         return super().read(index)
 
 
-def backbone() -> Backbone:
-    return build_backbone(arch="resnet10t", kwargs={"channels": [8, 8, 16, 32], "stem_width": 8}, seed=1)
+def backbone(**changes: Any) -> Backbone:
+    kwargs = {"channels": [8, 8, 16, 32], "stem_width": 8}
+    return build_backbone(**{"arch": "resnet10t", "kwargs": kwargs, "seed": 1, **changes})
 
 
-def embedded(images: Photos, model: Backbone | None = None, batch_size: int = 5, **options: object) -> Embeddings:
-    cpu = torch.device("cpu")
-    return embed(
-        model or backbone(),
-        images,
-        size_px=16,
-        crop_pct=1.0,
-        device=cpu,
-        batch_size=batch_size,
-        num_workers=0,
-        **options,
-    )  # type: ignore[arg-type]
+def extractor(images: Images, model: Backbone | None = None, **changes: Any) -> Extractor:
+    options: dict[str, Any] = {"size_px": 16, "crop_pct": 1.0, "batch_size": 5, "num_workers": 0, **changes}
+    return Extractor(model or backbone(), images, device=torch.device("cpu"), **options)
+
+
+def embedded(images: Photos, model: Backbone | None = None, **changes: Any) -> Embeddings:
+    return in_memory(extractor(images, model, **changes))
+
+
+def files(folder: Path) -> dict[str, str]:
+    """What a store consists of: names and hashes."""
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
 
 
 def test_rows_are_the_images_in_order_in_evaluation_mode() -> None:
@@ -63,6 +76,11 @@ def test_rows_are_the_images_in_order_in_evaluation_mode() -> None:
         np.testing.assert_allclose(rows[index], alone[0].detach().numpy(), rtol=1e-4, atol=1e-6)
     embedded(Photos(), model)
     assert not model.training
+
+
+def test_embed_is_the_pooled_feature_in_memory() -> None:
+    options: dict[str, Any] = {"size_px": 16, "crop_pct": 1.0, "device": torch.device("cpu"), "num_workers": 0}
+    np.testing.assert_array_equal(embed(backbone(), Photos(), batch_size=5, **options), embedded(Photos()))
 
 
 def test_fp64_backbones_give_fp32_rows() -> None:
@@ -88,15 +106,151 @@ def test_an_unreadable_image_is_an_error_unless_it_may_be_skipped() -> None:
         embedded(Photos({3}), on_unreadable=lines.append)
 
 
-def rows_of_a_process() -> dict[str, Tensor]:
-    """Rows of more batches than processes, and of fewer, so that one has nothing to do."""
-    return {name: torch.from_numpy(embedded(Photos(num=num))) for name, num in (("many", NUM), ("few", 3))}
+def test_a_kind_that_the_backbone_lacks_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    images = Photos()
+    for extract in (in_memory, lambda each: on_disk(each, tmp_path / "store")):
+        with pytest.raises(UserError, match="resnet10t has no cls; it has pooled, avg"):
+            extract(extractor(images, kind="cls"))
+    assert images.num_read == 0 and not any(tmp_path.iterdir())
 
 
-def test_any_number_of_processes_gives_the_same_numbers(tmp_path: Path) -> None:
+def test_a_store_gives_the_rows_of_memory_rounded(tmp_path: Path) -> None:
+    images = Photos(num=MANY)
+    store = on_disk(extractor(images), tmp_path)
+    np.testing.assert_array_equal(store[:], round_blocks(embedded(images)))
+    assert store.dtype == np.float16 and not np.array_equal(store[:], embedded(images))
+    np.testing.assert_array_equal(open_store(tmp_path, extractor(images).key())[:], store[:])
+
+
+def test_what_is_there_is_not_read_again(tmp_path: Path) -> None:
+    images = Photos(num=MANY)
+    on_disk(extractor(images), tmp_path)
+    before, num_read, counts = files(tmp_path), images.num_read, list[int]()
+    on_disk(extractor(images, advance=counts.append), tmp_path)
+    assert (files(tmp_path), images.num_read, counts) == (before, num_read, [MANY])
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "flipped", "empty"])
+def test_a_damaged_block_alone_is_made_anew(damage: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    images, counts = Photos(num=MANY), list[int]()
+    on_disk(extractor(images), tmp_path)
+    before, num_read = files(tmp_path), images.num_read
+    path = tmp_path / "rows-0000000256.safetensors"
+    whole = path.read_bytes()
+    damaged = {"truncated": whole[:-100], "flipped": whole[:-3] + b"\xff\xff\xff", "empty": b""}
+    path.unlink() if damage == "missing" else path.write_bytes(damaged[damage])
+    with caplog.at_level(logging.WARNING):
+        on_disk(extractor(images, advance=counts.append), tmp_path)
+    assert (files(tmp_path), images.num_read) == (before, num_read + 256)
+    assert counts[0] == MANY - 256 and sum(counts) == MANY
+    assert caplog.text.count("is damaged and extracted anew") == (damage != "missing")
+
+
+def test_whatever_the_rows_depend_on_is_refused_if_it_changed(tmp_path: Path) -> None:
+    images = Photos()
+    on_disk(extractor(images), tmp_path)
+    before = files(tmp_path)
+    for other, reason in (
+        (extractor(images, backbone(seed=2)), "of other weights;"),
+        (extractor(images, backbone(mean=(0.0, 0.0, 0.0))), r"of fed.mean \[.+\] where \[0.0, 0.0, 0.0\] is asked"),
+        (extractor(images, size_px=12), "of view.size_px 16 where 12 is asked for;"),
+        (extractor(images, crop_pct=0.5), "of view.crop_pct 1.0 where 0.5 is asked for;"),
+        (extractor(images, kind="avg"), "of kind pooled where avg is asked for;"),
+        (extractor(Photos(num=22)), "of the same images before they changed on disk"),
+    ):
+        with pytest.raises(StoreError, match=reason):
+            on_disk(other, tmp_path)
+    assert files(tmp_path) == before
+    on_disk(extractor(images, batch_size=7, num_workers=1), tmp_path)
+
+
+def test_images_that_changed_on_disk_are_refused(tmp_path: Path) -> None:
+    folder, store = tmp_path / "photos", tmp_path / "store"
+    folder.mkdir()
+    for index in range(3):
+        Image.fromarray(Photos().read(index)).save(folder / f"{index}.png")
+    on_disk(extractor(open_images(str(folder))), store)
+    on_disk(extractor(open_images(str(folder))), store)
+    Image.fromarray(Photos().read(3)[:8]).save(folder / "1.png")
+    with pytest.raises(StoreError, match="the same images before they changed on disk"):
+        on_disk(extractor(open_images(str(folder))), store)
+
+
+def test_stand_ins_are_named_cold_and_warm_and_refused_where_they_may_not_be(tmp_path: Path) -> None:
+    images, lines = Photos({255, 256}, MANY), list[str]()
+    skipping = extractor(images, on_unreadable=lines.append)
+    store = on_disk(skipping, tmp_path)
+    assert store.unreadable == [255, 256] and np.array_equal(store[np.array([255])], store[np.array([257])])
+    assert sorted(line.split()[3] for line in lines) == ["#255", "#256"]
+    on_disk(skipping, tmp_path)
+    assert sorted(line.split()[3] for line in lines) == ["#255", "#255", "#256", "#256"]
+    with pytest.raises(DataError, match="cannot read #255 in photos"):
+        on_disk(extractor(images), tmp_path)
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(StoreError, match=r"features: cannot use .+file/store: Not a directory"):
+        on_disk(extractor(Photos()), tmp_path / "file" / "store")
+
+
+def rows_in_memory(num: int) -> Tensor:
+    return torch.from_numpy(embedded(Photos(num=num)))
+
+
+def rows_on_disk(num: int, folder: Path) -> Tensor:
+    counts: list[int] = []
+    store = on_disk(extractor(Photos(num=num), advance=counts.append), folder)
+    assert sum(counts) in (num, 0)  # All of them, or nothing where a process had no block.
+    return torch.from_numpy(store[:])
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As in the processes of a test."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    alone = rows_of_a_process()
+    yield
     torch.set_num_threads(before)
-    for rows in processes.run(rows_of_a_process, folder=tmp_path):
-        assert torch.equal(rows["many"], alone["many"]) and torch.equal(rows["few"], alone["few"])
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("num", [MANY, 2])
+def test_any_number_of_processes_gives_the_same_rows(num: int, tmp_path: Path) -> None:
+    """Of more blocks than processes, and of fewer images than processes."""
+    alone = rows_in_memory(num)
+    for rows in processes.run(rows_in_memory, num, folder=tmp_path, num=3):
+        assert torch.equal(rows, alone)
+    on_disk(extractor(Photos(num=num)), tmp_path / "one")
+    for rows in processes.run(rows_on_disk, num, tmp_path / "many", folder=tmp_path, num=3):
+        assert np.array_equal(rows, round_blocks(alone.numpy().copy()))
+    assert files(tmp_path / "many") == files(tmp_path / "one")
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_another_number_of_processes_continues(tmp_path: Path) -> None:
+    on_disk(extractor(Photos(num=MANY)), tmp_path / "store")
+    before = files(tmp_path / "store")
+    (tmp_path / "store" / "rows-0000000256.safetensors").unlink()
+    (tmp_path / "store" / MANIFEST).unlink()
+    processes.run(rows_on_disk, MANY, tmp_path / "store", folder=tmp_path)
+    assert files(tmp_path / "store") == before
+
+
+def complaint_on_each(folder: Path) -> list[str]:
+    """What each process says where the second cannot write."""
+    from ukd import blocks, distributed
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    if distributed.rank() == 1:
+        blocks.write_atomically = fail  # type: ignore[assignment]
+    with pytest.raises(StoreError) as refused:
+        on_disk(extractor(Photos(num=MANY)), folder)
+    return [str(refused.value)]
+
+
+def test_where_one_process_fails_none_waits_for_it(tmp_path: Path) -> None:
+    (first,), (second,) = processes.run(complaint_on_each, tmp_path / "store", folder=tmp_path)
+    assert "cannot be used by another process" in first and second.endswith("store: No space left on device")

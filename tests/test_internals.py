@@ -146,6 +146,15 @@ def test_share_and_probability_of_masks() -> None:
     assert 70 <= int((counts == 3).sum()) <= 130
 
 
+@every_model
+def test_its_shape_says_whether_patches_can_be_hidden(arch: str) -> None:
+    model, x = build(arch)
+    shape = shape_of(model, arch)
+    assert shape.maskable is arch.startswith(("vit", "deit"))
+    if shape.maskable:
+        run(model, arch, x, Wanted(), Masking(torch.zeros(shape.tokens), prob=1.0, share=0.5))
+
+
 def test_patches_of_a_cnn_cannot_be_hidden() -> None:
     model, x = build("resnet10t")
     with pytest.raises(UserError, match="resnet10t: patches can be hidden from a ViT only"):

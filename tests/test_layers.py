@@ -16,9 +16,11 @@ ROOT = Path(__file__).parent.parent
 LEVELS: dict[int, set[str]] = {
     0: {"errors", "features", "files", "rng", "similarity"} | {"recipe", "recipe_file", "recipe_schema", "recipe_yaml"},
     1: {
+        "blocks",
         "data",
         "distributed",
         "formats",
+        "formats.*",
         "internals",
         "loading",
         "log",
@@ -27,13 +29,26 @@ LEVELS: dict[int, set[str]] = {
         "optim",
         "samplers",
         "stopping",
+        "store",
         "torchvision_data",
         "views",
     }
+    | {"jobs", "jobs.*"}
     | {"objectives.base", "objectives.ema", "objectives.heads", "objectives.queue"},
-    2: {"objectives.*", "backbones", "bank", "checkpoint"},
+    2: {"objectives.*", "backbones", "bank", "checkpoint", "extractor", "kinds"},
     3: {"objectives"},
-    4: {"assemble", "distill", "learner", "monitor", "pictures", "pretrain", "run_folder", "train"},
+    4: {
+        "assemble",
+        "distill",
+        "learner",
+        "monitor",
+        "pictures",
+        "pretrain",
+        "run_folder",
+        "targets",
+        "teacher_space",
+        "train",
+    },
     5: {"cli", "cli.*"},
 }
 EVAL_MAY_IMPORT = 2

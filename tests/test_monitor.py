@@ -43,7 +43,8 @@ def monitor(**changes: object) -> Monitor:
 def test_a_teacher_shares_all_neighbours_with_itself() -> None:
     watching = monitor()
     assert watching.lists is None
-    assert watching.measure(Backbone(MeanColour(), PLAIN)) == {"knn_overlap": 1.0}
+    figures = watching.measure(Backbone(MeanColour(), PLAIN))
+    assert figures.keys() == {"knn_overlap", "rankme"} and figures["knn_overlap"] == 1
     assert watching.lists is not None
     of_teacher, of_student = watching.lists
     assert of_teacher.shape == (40, 5) and np.array_equal(of_teacher, of_student)
@@ -67,7 +68,7 @@ def test_another_space_shares_fewer_and_the_teacher_is_embedded_once(monkeypatch
 
 
 def test_few_held_out_images_are_all_compared() -> None:
-    watching = monitor(holdout=photos(4))
+    watching = monitor(watched=photos(4))
     watching.measure(Backbone(MeanColour(), PLAIN))
     assert watching.lists is not None and watching.lists[0].shape == (4, 3)
 
@@ -81,14 +82,27 @@ def coloured(labels: list[int], shown: list[int] | None = None) -> LabelledSet:
 @pytest.mark.parametrize(("labels", "top1"), [([0, 1, 2, 2], 1.0), ([1, 1, 2, 0], 0.5)])
 def test_accuracy_of_neighbours_that_are_known(labels: list[int], top1: float) -> None:
     queries = coloured(labels, shown=[0, 1, 2, 2])
-    watching = monitor(holdout=None, labelled=(coloured([0, 1, 2] * 10), queries))
+    watching = monitor(watched=None, labelled=(coloured([0, 1, 2] * 10), queries))
     assert watching.measure(Backbone(MeanColour(), PLAIN)) == {"knn_top1": pytest.approx(top1)}
     assert watching.lists is None
 
 
 def test_without_data_nothing_is_measured() -> None:
-    assert monitor(holdout=None).measure(Backbone(MeanColour(), PLAIN)) == {}
-    assert monitor(teacher=None).measure(Backbone(MeanColour(), PLAIN)) == {}
+    assert monitor(watched=None).measure(Backbone(MeanColour(), PLAIN)) == {}
+    assert monitor(teacher=None).measure(Backbone(MeanColour(), PLAIN)).keys() == {"rankme"}
+
+
+def test_rank_counts_dimensions_and_a_collapse_is_named_once() -> None:
+    pixels = 255 * np.tile(np.eye(3, dtype=np.uint8), (4, 1))[:, None, None]
+    watching = monitor(watched=ArrayImages("primary", pixels), teacher=None)
+    lines: list[str] = []
+    assert watching.measure(Backbone(MeanColour(), PLAIN), lines.append)["rankme"] == pytest.approx(3.0, abs=1e-4)
+    assert not lines
+    collapsed = Backbone(MeanColour(1.0, 0.0, 0.0), PLAIN)
+    for _ in range(2):
+        assert watching.measure(collapsed, lines.append)["rankme"] == pytest.approx(1.0, abs=1e-4)
+    (line,) = lines
+    assert line.startswith("the features have collapsed: RankMe 1.00 of 3 dimensions")
 
 
 class Damaged(ArrayImages):
@@ -103,7 +117,8 @@ def test_an_image_that_cannot_be_read_is_named_once() -> None:
     damaged = Damaged("damaged", pixels)
     student = Backbone(MeanColour(), PLAIN)
     lines: list[str] = []
-    watching = monitor(holdout=damaged, labelled=(LabelledSet(damaged, np.zeros(200, int)), coloured([0])))
+    watching = monitor(watched=damaged, labelled=(LabelledSet(damaged, np.zeros(200, int)), coloured([0])))
     for _ in range(2):
-        assert watching.measure(student, lines.append) == {"knn_overlap": 1.0, "knn_top1": 1.0}
+        figures = watching.measure(student, lines.append)
+        assert figures["knn_overlap"] == figures["knn_top1"] == 1.0
     assert lines == ["unreadable image skipped: #3 (1 so far)"]

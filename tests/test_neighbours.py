@@ -11,7 +11,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from ukd import neighbours
 from ukd.errors import DataError
-from ukd.neighbours import nearest, nearest_others, shared_share
+from ukd.neighbours import nearest, nearest_by_block, nearest_others, shared_share, without_self
 
 SMALL_INTEGERS = st.integers(2, 24).flatmap(
     lambda n: hnp.arrays(np.float32, (n, 3), elements=st.sampled_from([-1.0, -0.0, 0.0, 1.0, 2.0]))
@@ -39,6 +39,23 @@ def test_tiles_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(neighbours, "TILE_ENTRIES", 100)
     np.testing.assert_array_equal(nearest(queries, bank, 7)[1], whole)
     np.testing.assert_array_equal(nearest_others(bank, 7), others)
+
+
+def test_blocks_of_queries_are_parts_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    queries, bank = np.repeat(random(25, 8), 2, axis=0), random(60, 8, seed=1)
+    similarity, index = nearest(queries, bank, 7)
+    monkeypatch.setattr(neighbours, "TILE_ENTRIES", 100)
+    blocks = list(nearest_by_block(queries, bank, 7))
+    assert [(block.start, block.stop) for block, _, _ in blocks] == [(0, 14), (14, 28), (28, 42), (42, 50)]
+    np.testing.assert_array_equal(np.concatenate([each for _, _, each in blocks]), index)
+    np.testing.assert_allclose(np.concatenate([each for _, each, _ in blocks]), similarity, atol=1e-6)
+    with pytest.raises(DataError, match=r"queries: NaN or infinity in 1 of 50 rows \(row 49\)"):
+        next(nearest_by_block(np.where(np.arange(50)[:, None] == 49, np.nan, queries), bank, 7))
+
+
+def test_a_row_leaves_its_own_list_or_the_last_place() -> None:
+    listed = np.array([[3, 0, 7], [1, 2, 5], [4, 9, 8]])
+    assert without_self(listed, np.array([0, 1, 2])).tolist() == [[3, 7], [2, 5], [4, 9]]
 
 
 def test_small_k_is_the_beginning_of_large_k() -> None:

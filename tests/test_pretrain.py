@@ -40,7 +40,7 @@ def test_it_learns_and_exports_a_teacher(teacher: Path) -> None:
 
 def test_figures_that_need_a_teacher_or_labels_are_left_out(teacher: Path) -> None:
     for line in (teacher / "metrics.jsonl").read_text().splitlines():
-        assert json.loads(line).keys() == {"step", "loss", "nt_xent", "lr", "images_per_s"}
+        assert json.loads(line).keys() in ({"step", "loss", "nt_xent", "lr", "images_per_s"}, {"step", "rankme"})
 
 
 def test_its_folder_is_a_teacher(world: World, teacher: Path, tmp_path: Path) -> None:
@@ -79,6 +79,6 @@ def test_stopped_and_resumed_it_ends_in_the_same_bits(
 def test_an_objective_that_learns_from_a_teacher_is_refused(world: World, tmp_path: Path) -> None:
     recipe = tiny.parse_pretraining(world.pretraining(tmp_path / "run"))
     recipe = recipe.model_copy(update={"objective": [ObjectiveSpec(name="coss")]})
-    with pytest.raises(UserError, match="objective coss needs a teacher; without one, choose one of: simclr"):
+    with pytest.raises(UserError, match="objective coss needs a teacher; without one, choose one of: simclr, moco"):
         pretrain(recipe)
     assert not (tmp_path / "run").exists()

@@ -10,7 +10,7 @@ import sklearn.metrics.pairwise
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from ukd.similarity import (
     cosine,
@@ -18,7 +18,9 @@ from ukd.similarity import (
     cosine_sums,
     distances,
     dot_products,
+    info_nce,
     kl_divergence,
+    moments,
     normalised,
     soft_cross_entropy,
 )
@@ -126,6 +128,12 @@ def test_pairs_of_rows_equal_scipy_and_scikit_learn(seed: int, rows: int, others
     np.testing.assert_allclose(normalised(a, dim=0).norm(dim=0), 1, rtol=0, atol=1e-12)
 
 
+def test_dot_products_of_each_image_by_itself() -> None:
+    a, b = pair(0, 3, 4, 5)
+    expected = [dot_products(rows, others).tolist() for rows, others in zip(a, b[:, :2], strict=True)]
+    assert dot_products(a, b[:, :2]).tolist() == expected
+
+
 def test_gradients_of_normalised_and_distances() -> None:
     a, b = pair(0, 3, 4)
     assert torch.autograd.gradcheck(normalised, a.requires_grad_())
@@ -180,3 +188,30 @@ def test_cross_entropy_and_divergence_equal_scipy(seed: int, num_classes: int, s
     np.testing.assert_allclose(divergence, expected, rtol=0, atol=1e-10)
     assert (divergence >= -1e-12).all()
     assert not kl_divergence(teacher, teacher + 3).abs().max() > 1e-12
+
+
+@given(seed=seeds, num_negatives=st.integers(0, 6), size=st.floats(0.1, 100))
+def test_info_nce_equals_torchs_cross_entropy(seed: int, num_negatives: int, size: float) -> None:
+    positive, others = pair(seed, 3, 2)[0] * size, pair(seed, 3, num_negatives)[1] * size
+    logits = torch.cat([positive[:, :, None], others[:, None].expand(3, 2, num_negatives)], dim=2)
+    expected = nn.functional.cross_entropy(logits.flatten(0, 1), torch.zeros(6, dtype=torch.int64), reduction="none")
+    torch.testing.assert_close(info_nce(positive, others[:, None]).flatten(), expected, rtol=0, atol=1e-10)
+
+
+def test_info_nce_without_negatives_is_zero_with_a_zero_gradient_and_hides_no_nan() -> None:
+    positive, nothing = torch.tensor([3.0, math.nan], requires_grad=True), torch.zeros(2, 0)
+    found = info_nce(positive, nothing)
+    found[0].backward()
+    assert found[0] == 0 and found[1].isnan()
+    assert positive.grad is not None and positive.grad[0] == 0
+
+
+@given(seed=seeds, n=st.integers(1, 9), dim=st.integers(1, 4))
+def test_moments_equal_numpys_however_rows_are_cut(seed: int, n: int, dim: int) -> None:
+    rows = pair(seed, n, dim)[0].float() + 100
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ukd.similarity.ROWS_AT_ONCE", 2)
+        mean, covariance = moments(rows)
+    exact = rows.numpy().astype(np.float64)
+    np.testing.assert_allclose(mean, exact.mean(0), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(covariance, np.cov(exact.T, bias=True).reshape(dim, dim), rtol=0, atol=1e-12)

@@ -28,6 +28,8 @@ TEACHER: dict[str, Any] = {"arch": "resnet10t", "kwargs": {"channels": [8, 16, 3
 STUDENT: dict[str, Any] = {"arch": "resnet10t", "kwargs": {"channels": [8, 8, 16, 32], "stem_width": 8}}
 NORMLESS: dict[str, Any] = {"arch": "test_vit", "kwargs": {"img_size": SIZE_PX, "patch_size": 8}}
 """A student whose batch statistics are nobody's: many processes then train it as one does."""
+VIT: dict[str, Any] = {"arch": "test_vit", "kwargs": {"img_size": SIZE_PX, "patch_size": 6, "num_heads": 4}}
+"""A teacher with more heads and finer patches than that student."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +41,14 @@ class World:
         images: Folder of JPEG files in two folders.
         arrays: The same number of images as .npz, with labels.
         teacher: Folder of the teacher's export.
+        vit: Folder of the export of a teacher that is a ViT.
     """
 
     folder: Path
     images: Path
     arrays: Path
     teacher: Path
+    vit: Path
 
     def distillation(self, output: Path, **changes: Any) -> dict[str, Any]:
         """A recipe as it stands in YAML; 27 steps of 16 images."""
@@ -83,7 +87,7 @@ class World:
 
 def make_world(folder: Path) -> World:
     """Makes the images and the teacher."""
-    world = World(folder, folder / "images", folder / "arrays.npz", folder / "teacher")
+    world = World(folder, folder / "images", folder / "arrays.npz", folder / "teacher", folder / "vit")
     labels = np.arange(NUM_IMAGES) % NUM_CLASSES
     pixels = _pixels(labels)
     np.savez(world.arrays, images=pixels, labels=labels)
@@ -91,8 +95,9 @@ def make_world(folder: Path) -> World:
         path = image_path(world.images, number)
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(each).save(path, quality=95)
-    world.teacher.mkdir()
-    export_backbone(world.teacher, "teacher", build_backbone(**TEACHER, size_px=SIZE_PX, crop_pct=1.0, seed=1), {})
+    for teacher, spec in ((world.teacher, TEACHER), (world.vit, VIT)):
+        teacher.mkdir()
+        export_backbone(teacher, "teacher", build_backbone(**spec, size_px=SIZE_PX, crop_pct=1.0, seed=1), {})
     return world
 
 

@@ -111,10 +111,10 @@ def labelled_sets(recipe: RunRecipe) -> tuple[LabelledSet, LabelledSet] | None:
     return open_labelled(Sources(data.labelled_train, data.labelled_test, data.root, data.download))
 
 
-def build_monitor(recipe: RunRecipe, holdout: Images | None, teacher: Teacher | None, device: torch.device) -> Monitor:
+def build_monitor(recipe: RunRecipe, watched: Images | None, teacher: Teacher | None, device: torch.device) -> Monitor:
     """Builds the monitor of the recipe."""
     return Monitor(
-        holdout=holdout,
+        watched=watched,
         labelled=labelled_sets(recipe),
         teacher=teacher,
         k=recipe.monitor.k,

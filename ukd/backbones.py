@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
 
 import timm
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ukd.errors import WeightsError
 from ukd.features import NOTHING_MORE, Features, Masking, Shape, Wanted
-from ukd.formats import find_weights, load_strictly, read_info, read_state_dict
+from ukd.formats import build_head, find_weights, kwargs_for, load, match, output_dim, read
 from ukd.internals import run, shape_of
 
 RGB = tuple[float, float, float]
@@ -100,20 +100,29 @@ class Backbone(nn.Module):
     def weights_hash(self) -> str:
         """sha256 hex over every weight and statistic of the model, in the order of their names."""
         digest = hashlib.sha256()
-        for name, value in sorted(self.model.state_dict().items()):
+        for name, value in sorted(self._weights().items()):
             digest.update(name.encode())
             digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
+
+    def _weights(self) -> dict[str, Tensor]:
+        return dict(self.model.state_dict())
 
 
 class Teacher(Backbone):
     """A frozen backbone: without gradients, and in evaluation mode whatever its parent is told.
 
     Released code of three baselines let the teacher's batch statistics drift; here that cannot happen.
+
+    Args:
+        model: A timm model without a classifier.
+        info: How it was made and how it is fed.
+        head: The teacher's own projection head; its output is then the pooled feature.
     """
 
-    def __init__(self, model: nn.Module, info: BackboneInfo) -> None:
+    def __init__(self, model: nn.Module, info: BackboneInfo, head: nn.Sequential | None = None) -> None:
         super().__init__(model, info)
+        self.head = head
         self.requires_grad_(False)
         self.eval()
 
@@ -125,13 +134,25 @@ class Teacher(Backbone):
     @torch.no_grad()
     def forward(self, views: Tensor, wanted: Wanted = NOTHING_MORE, masking: Masking | None = None) -> Features:
         """As `Backbone.forward`, without gradients."""
-        return super().forward(views, wanted, masking)
+        features = super().forward(views, wanted, masking)
+        return replace(features, pooled=self.head(features.pooled)) if self.head else features
+
+    @property
+    def shape(self) -> Shape:
+        """The widths of its features."""
+        return replace(super().shape, pooled=output_dim(self.head)) if self.head else super().shape
+
+    def _weights(self) -> dict[str, Tensor]:
+        head = self.head.state_dict() if self.head else {}
+        return super()._weights() | {f"projection head.{name}": value for name, value in head.items()}
 
 
 def build_backbone(
     *,
     arch: str | None = None,
     weights: str | None = None,
+    format: str | None = None,
+    features: Literal["pooled", "head"] = "pooled",
     pretrained: bool = False,
     kwargs: dict[str, Any] | None = None,
     input_px: int | None = None,
@@ -146,7 +167,9 @@ def build_backbone(
 
     Args:
         arch: timm name; `hf-hub:` and `local-dir:` as timm spells them.
-        weights: A file of weights or a run folder.
+        weights: A file of weights, a run folder or a transformers directory.
+        format: Which format the file is; found where it is left out.
+        features: `head` for what the projection head in the file makes of the pooled feature; teachers only.
         pretrained: Take timm's own weights.
         kwargs: Further arguments of `timm.create_model`.
         input_px: Side the views are resized to.
@@ -160,34 +183,38 @@ def build_backbone(
     Raises:
         WeightsError: Unknown architecture, or weights that cannot be had or do not fit.
     """
-    file = find_weights(weights) if weights else None
-    stored = read_info(file) if file else {}
+    found = match(read(find_weights(weights)), format) if weights else None
+    stored = found.stored.info if found else {}
     arch = arch or stored.get("arch")
     if arch is None:
         raise WeightsError(
-            f"weights: {file} does not say its architecture; give `arch`, a timm name, in the recipe, or in a file "
-            f'beside it with the ending .json: {{"arch": "resnet18"}}'
+            f"weights: {weights} does not say its architecture; give `arch`, a timm name, in the recipe, or in a file "
+            f'beside it with the ending .json: {{"arch": "resnet18"}}; `ukd-teacher inspect` guesses it'
         )
+    if features == "head" and not (found and frozen):
+        raise WeightsError("features: a projection head is used of a teacher's weights only; choose features: pooled")
     if kwargs is None or (not kwargs and arch == stored.get("arch")):
         kwargs = dict(stored.get("kwargs", {}))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = _create(arch, pretrained, kwargs)
+    model = _create(arch, pretrained, kwargs, seed)
+    if found:
+        asked = kwargs_for(found, model) | kwargs
+        if asked != kwargs:
+            kwargs, model = asked, _create(arch, pretrained, asked, seed)
+        load(found, model, arch)
     config = getattr(model, "pretrained_cfg", {})
-    if file:
-        classifier = config.get("classifier") or "fc"  # Distilled models have two.
-        classifiers = [classifier] if isinstance(classifier, str) else list(classifier)
-        load_strictly(model, read_state_dict(file), source=file, arch=arch, classifiers=classifiers)
     info = BackboneInfo(
         arch=arch,
         kwargs=kwargs,
         input_px=input_px or stored.get("input_px") or _fixed_input_px(model, config),
-        mean=_rgb(mean or stored.get("mean") or config.get("mean") or IMAGENET_DEFAULT_MEAN),
-        std=_rgb(std or stored.get("std") or config.get("std") or IMAGENET_DEFAULT_STD),
+        mean=_rgb(mean or stored.get("mean") or (found and found.mean) or config.get("mean") or IMAGENET_DEFAULT_MEAN),
+        std=_rgb(std or stored.get("std") or (found and found.std) or config.get("std") or IMAGENET_DEFAULT_STD),
         size_px=size_px or stored.get("size_px") or (config["input_size"][-1] if pretrained else 224),
         crop_pct=crop_pct or stored.get("crop_pct") or (config["crop_pct"] if pretrained else 0.875),
     )
-    return Teacher(model, info) if frozen else Backbone(model, info)
+    if not frozen:
+        return Backbone(model, info)
+    head = build_head(found, shape_of(model, arch).pooled, arch) if found and features == "head" else None
+    return Teacher(model, info, head)
 
 
 def open_backbone(checkpoint: str) -> Backbone:
@@ -201,14 +228,16 @@ def open_backbone(checkpoint: str) -> Backbone:
     return build_backbone(arch=checkpoint.removeprefix("timm:"), pretrained=True, frozen=True)
 
 
-def _create(arch: str, pretrained: bool, kwargs: dict[str, Any]) -> nn.Module:
+def _create(arch: str, pretrained: bool, kwargs: dict[str, Any], seed: int) -> nn.Module:
     bare = arch.split(".")[0]
     if ":" not in arch and not timm.is_model(bare):
         near = difflib.get_close_matches(bare, timm.list_models(), n=3)
         hint = f"; did you mean {', '.join(near)}?" if near else ""
         raise WeightsError(f"arch: timm {timm.__version__} has no model {arch!r}{hint}")
     try:
-        return timm.create_model(arch, pretrained=pretrained, num_classes=0, **kwargs)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return timm.create_model(arch, pretrained=pretrained, num_classes=0, **kwargs)
     except (TypeError, AssertionError) as error:
         raise WeightsError(f"arch: timm cannot build {arch} with {kwargs}: {error}") from None
     except (RuntimeError, OSError, ValueError) as error:

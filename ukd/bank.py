@@ -1,23 +1,28 @@
-"""Embeddings of a set of images: the one extraction that neighbour lists, monitors and every figure start from."""
+"""Embeddings of a set of images, in memory or on disk: where neighbour lists, monitors and every figure start from.
+
+Each process of the run embeds blocks of its own. Blocks are cut by the number of images alone, so any number of
+processes gives the same rows, and what a kill left behind is continued as if nothing had happened.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from ukd import distributed
 from ukd.backbones import Backbone
+from ukd.blocks import Embeddings as Embeddings
+from ukd.blocks import blocks_of
 from ukd.data import Images
-from ukd.errors import DataError
-from ukd.loading import EvaluationViews, Unreadable, loader
+from ukd.extractor import Extractor
+from ukd.loading import Unreadable
+from ukd.store import Draft, Store, StoreError
 
-Embeddings = npt.NDArray[np.float32]
 
-
-@torch.no_grad()
 def embed(
     backbone: Backbone,
     images: Images,
@@ -30,48 +35,107 @@ def embed(
     on_unreadable: Callable[[str], None] | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> Embeddings:
-    """Embeds every image once, in evaluation mode without autocast, over all processes; each gets the whole result.
+    """Embeds the pooled feature of every image in memory; as `in_memory`, with the arguments of `Extractor`."""
+    return in_memory(
+        Extractor(
+            backbone,
+            images,
+            size_px,
+            crop_pct,
+            device,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            on_unreadable=on_unreadable,
+            advance=advance,
+        )
+    )
 
-    Batches are cut by image number, not by rank, so that any number of processes gives the same numbers.
 
-    Args:
-        backbone: Where the embeddings come from; its training mode is put back afterwards.
-        images: What to embed.
-        size_px: Side of the evaluation view.
-        crop_pct: Its centre crop.
-        device: Where the backbone is.
-        batch_size: Images in one forward pass.
-        num_workers: Loader processes; None takes this process's share of the cores.
-        on_unreadable: Called with a line about each unreadable image, for which the next readable one then stands;
-            None makes it an error.
-        advance: Called with the number of images done since the last call, for a progress bar.
+def in_memory(extractor: Extractor) -> Embeddings:
+    """Embeds every image once, over all processes; each gets the whole result.
 
     Returns:
-        float32 [n, D] pooled features in the order of the images, not normalised.
+        fp32 [n, D], in the order of the images, not normalised.
 
     Raises:
         DataError: An image cannot be read, or more than one in a hundred where they are skipped.
+        UserError: The backbone does not have this kind of features.
     """
-    rank, world_size = distributed.rank(), distributed.world_size()
-    batches = [list(range(first, min(first + batch_size, len(images)))) for first in range(0, len(images), batch_size)]
-    mine = batches[rank::world_size]
-    unreadable = Unreadable(images)
-    rows, indices = [torch.empty(0, backbone.dim)], [torch.empty(0, dtype=torch.int64)]
-    was_training = backbone.training
-    backbone.eval()
-    for batch in loader(EvaluationViews(images, size_px, crop_pct), mine, num_workers, device):
-        lines = unreadable.report(batch.unreadable)
-        if on_unreadable:
-            for line in lines:
-                on_unreadable(line)
-        elif lines:
-            raise DataError(f"data: cannot read {images.id(batch.unreadable[0])} in {images.name}; repair or remove it")
-        (views,) = batch.to_views(device, backbone.mean.dtype)
-        rows.append(backbone(views).pooled.float().cpu())
-        indices.append(batch.index)
-        if advance:
-            advance(len(batch.index) * world_size)
-    backbone.train(was_training)
-    embeddings = torch.empty(len(images), backbone.dim)
-    embeddings[distributed.gather_rows(torch.cat(indices))] = distributed.gather_rows(torch.cat(rows))
+    num_rows, world_size = len(extractor.images), distributed.world_size()
+    embeddings = torch.empty(num_rows, extractor.width())
+    mine = blocks_of(num_rows)[distributed.rank() :: world_size]
+    for block, features, _ in _for_all(extractor, mine).run(mine, Unreadable(extractor.images)):
+        embeddings[block.start : block.stop] = torch.from_numpy(features)
+    if world_size > 1:
+        rows = torch.tensor([row for block in mine for row in block], dtype=torch.int64)
+        embeddings[distributed.gather_rows(rows)] = distributed.gather_rows(embeddings[rows])
     return embeddings.numpy()
+
+
+def on_disk(extractor: Extractor, folder: Path) -> Store:
+    """Embeds every image that the store does not hold yet, over all processes; never more than a block in memory.
+
+    Args:
+        extractor: What the rows are of.
+        folder: The store, which all processes must see; made if it is not there. Blocks that are there are checked
+            and kept, damaged ones are made anew.
+
+    Returns:
+        fp16 or fp32 [n, D], as `blocks.compact` says, in the order of the images, not normalised.
+
+    Raises:
+        DataError: An image cannot be read, or more than one in a hundred where they are skipped.
+        StoreError: The folder holds other features, or cannot be written.
+        UserError: The backbone does not have this kind of features.
+    """
+    extractor.width()
+    images = extractor.images
+    draft = Draft(folder, extractor.key(), len(images), images.name)
+    with _together(folder):
+        draft.check()
+        if distributed.is_main():
+            draft.begin()
+    mine = blocks_of(len(images))[distributed.rank() :: distributed.world_size()]
+    unreadable, shared = Unreadable(images), _for_all(extractor, mine)
+    with _together(folder):
+        missing = [block for block in mine if not draft.holds(block)]
+        kept = sum(map(len, mine)) - sum(map(len, missing))
+        if shared.advance and kept:
+            shared.advance(kept)
+        for extracted in shared.run(missing, unreadable):
+            draft.write(*extracted)
+    with _together(folder):
+        store = draft.open()
+        if distributed.is_main():
+            draft.finish(store)
+    extractor.report(unreadable, store.unreadable)
+    return store
+
+
+def _for_all(extractor: Extractor, mine: list[range]) -> Extractor:
+    """Lets the progress of this process stand for that of all, each of which has about as much to do."""
+    advance, num_mine = extractor.advance, sum(map(len, mine))
+    if advance is None:
+        return extractor
+    done = 0
+
+    def count(num: int) -> None:
+        nonlocal done
+        before, done = done, done + num
+        advance(done * len(extractor.images) // num_mine - before * len(extractor.images) // num_mine)
+
+    return replace(extractor, advance=count)
+
+
+@contextmanager
+def _together(folder: Path) -> Iterator[None]:
+    """Ends in an error in every process where one of them fails at the store; nobody goes on before all are done."""
+    failure: StoreError | None = None
+    try:
+        yield
+    except StoreError as error:
+        failure = error
+    except OSError as error:
+        failure = StoreError(f"features: cannot use {folder}: {error.strerror}")
+    if distributed.any_process(failure is not None):
+        raise failure or StoreError(f"features: {folder} cannot be used by another process; all must see and write it")

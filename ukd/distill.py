@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from torch import Tensor
 
 from ukd import distributed, run_folder
 from ukd.assemble import (
@@ -21,17 +20,14 @@ from ukd.assemble import (
     seeded_objective,
 )
 from ukd.backbones import Backbone, Teacher
-from ukd.bank import embed
 from ukd.checkpoint import State
-from ukd.data import Images
 from ukd.errors import DataError, UserError
 from ukd.learner import Learner
-from ukd.log import progress
-from ukd.neighbours import nearest_others
 from ukd.objectives import Objective
 from ukd.pictures import neighbour_picture
 from ukd.recipe import DistillRecipe
 from ukd.samplers import BatchOrder
+from ukd.teacher_space import StandIns, TeacherSpace, check_cache
 from ukd.train import Run, train, try_one_step
 
 
@@ -75,17 +71,18 @@ def build_run(recipe: DistillRecipe, device: torch.device, state: State | None =
     student = seeded_backbone(recipe, recipe.student)
     objective = seeded_objective(recipe, student, teachers).to(device)
     check_teachers(recipe, objective)
+    check_cache(recipe, objective.needs)
     check_objective(recipe, objective, len(images), bag_size)
     facts = provenance(recipe, images, teachers)
     check_same_sources(facts, state)
     if recipe.neighbours:
         check_enough(len(images), recipe.neighbours.nearest)
-    if state:
-        fixed = dict(state["fixed"])
-    elif trial:
-        fixed = stand_ins(recipe, objective, teachers[0].dim, len(images))
-    else:
-        fixed = from_embeddings(recipe, objective, teachers[0], images, device)
+    space = StandIns(teachers[0].dim, len(images)) if trial else TeacherSpace(recipe, teachers[0], images, device)
+    if state is None and objective.needs.bank:
+        space.fit(objective)
+    fixed = dict(state["fixed"]) if state else {}
+    if recipe.neighbours and state is None:
+        fixed["neighbours"] = space.neighbours(recipe.neighbours.nearest)
     lists = fixed["neighbours"].numpy() if recipe.neighbours else None
     return Run(
         recipe=recipe,
@@ -99,49 +96,8 @@ def build_run(recipe: DistillRecipe, device: torch.device, state: State | None =
         role="student",
         provenance=facts,
         fixed=fixed,
+        targets=space.targets(),
     )
-
-
-def from_embeddings(
-    recipe: DistillRecipe, objective: Objective, teacher: Teacher, images: Images, device: torch.device
-) -> dict[str, Tensor]:
-    """Computes what the run needs of the teacher's features of all training images, where it needs anything.
-
-    Returns:
-        `neighbours`, int32 [n, nearest]: each image's nearest others by cosine, if the recipe asks for them. What
-        the objective learns goes into its buffers.
-    """
-    if not recipe.neighbours and not objective.needs.bank:
-        return {}
-    with progress("teacher features", len(images)) as advance:
-        embeddings = embed(
-            teacher,
-            images,
-            size_px=recipe.views.size_px,
-            crop_pct=recipe.views.crop_pct,
-            device=device,
-            num_workers=recipe.data.num_workers,
-            on_unreadable=lambda line: None,  # The loop names those that it meets.
-            advance=advance,
-        )
-    # Another processor may order near-ties another way, or end another iteration earlier.
-    if objective.needs.bank:
-        objective.fit(torch.from_numpy(embeddings))
-        distributed.broadcast_from_main(objective.buffers())
-    if recipe.neighbours is None:
-        return {}
-    lists = torch.from_numpy(nearest_others(embeddings, recipe.neighbours.nearest)).to(device)
-    distributed.broadcast_from_main([lists])
-    return {"neighbours": lists.cpu()}
-
-
-def stand_ins(recipe: DistillRecipe, objective: Objective, dim: int, num_images: int) -> dict[str, Tensor]:
-    """What `from_embeddings` gives, from noise."""
-    if objective.needs.bank:
-        objective.fit(torch.randn(min(num_images, 1024), dim))
-    if recipe.neighbours is None:
-        return {}
-    return {"neighbours": torch.zeros(1, 1, dtype=torch.int32).expand(num_images, recipe.neighbours.nearest)}
 
 
 def check_teachers(recipe: DistillRecipe, objective: Objective) -> None:
@@ -179,7 +135,7 @@ def check(recipe: DistillRecipe, *, resume: bool = False) -> list[str]:
     student, num_steps = run.learner.student, run.num_steps
     share = student.num_parameters / run.teachers[0].num_parameters
     return [
-        f"images    {len(run.images):,} to train on, {len(run.monitor.holdout or []):,} held out  ({run.images.name})",
+        f"images    {len(run.images):,} to train on, {len(run.monitor.watched or []):,} held out  ({run.images.name})",
         f"views     {recipe.views.size_px} px",
         *(f"teacher   {_line(teacher)}" for teacher in run.teachers),
         f"student   {_line(student)}, {share:.1%} of the teacher",
@@ -196,6 +152,6 @@ def _line(backbone: Backbone) -> str:
 
 def draw(run: Run) -> None:
     """Draws some held-out images with their nearest neighbours in teacher and student space, as `neighbours.png`."""
-    holdout, lists = run.monitor.holdout, run.monitor.lists
-    if holdout is not None and lists is not None and distributed.is_main():
-        neighbour_picture(holdout, *lists).save(run.folder / "neighbours.png", optimize=True)
+    watched, lists = run.monitor.watched, run.monitor.lists
+    if watched is not None and lists is not None and distributed.is_main():
+        neighbour_picture(watched, *lists).save(run.folder / "neighbours.png", optimize=True)

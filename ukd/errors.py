@@ -11,6 +11,10 @@ class DataError(UserError):
     """Images or labels that cannot be used as asked."""
 
 
+class NotOnDiskError(DataError):
+    """Images that would be usable, but are not where they are looked for."""
+
+
 class WeightsError(UserError):
     """A file of weights that cannot be loaded, or does not fit its architecture."""
 

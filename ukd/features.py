@@ -88,6 +88,7 @@ class Shape:
         tokens: Width of a token, or of a map's cell.
         heads: Heads of the last block's attention; None where no class token attends to patches.
         blocks: Width of each block or stage, the last one last.
+        maskable: Whether patches can be hidden from it.
     """
 
     arch: str
@@ -95,6 +96,7 @@ class Shape:
     tokens: int
     heads: int | None = None
     blocks: tuple[int, ...] = ()
+    maskable: bool = False
 
 
 def split(features: Features, sizes: Sequence[int]) -> list[Features]:

@@ -25,6 +25,7 @@ def shape_of(model: nn.Module, arch: str) -> Shape:
         tokens=int(num_features),
         heads=attn.num_heads if attn is not None and _has_class_token(model) else None,
         blocks=tuple(int(info["num_chs"]) for info in cast(Any, getattr(model, "feature_info", None)) or ()),
+        maskable=_is_maskable(model),
     )
 
 
@@ -98,6 +99,11 @@ def _has_class_token(model: nn.Module) -> bool:
     return getattr(model, "cls_token", None) is not None
 
 
+def _is_maskable(model: nn.Module) -> bool:
+    """Whether it embeds patches and mixes them only afterwards."""
+    return hasattr(model, "num_prefix_tokens") and isinstance(getattr(model, "patch_embed", None), nn.Module)
+
+
 def _last_attention(model: nn.Module) -> Attention | None:
     """The last block's attention, if it is timm's plain one, whose weights follow from its input alone."""
     blocks = getattr(model, "blocks", None)
@@ -154,7 +160,7 @@ def _hide_patches(model: nn.Module, arch: str, masking: Masking | None, masks: l
     if masking is None:
         yield
         return
-    if not hasattr(model, "num_prefix_tokens") or not isinstance(getattr(model, "patch_embed", None), nn.Module):
+    if not _is_maskable(model):
         raise UserError(f"{arch}: patches can be hidden from a ViT only; choose one, or leave the masked term out")
 
     def hide(module: nn.Module, inputs: tuple[Tensor, ...], patches: Tensor) -> Tensor:

@@ -36,6 +36,7 @@ class PixelBatch:
         index: int64 [B], numbers of the images asked for.
         unreadable: Numbers of the images that could not be read; a readable one stands in their place.
         small: The small crops of the same images, if there are any.
+        passes: int64 [B], the pass whose view of it each image shows; None where there is no such thing.
     """
 
     views: Tensor
@@ -43,12 +44,13 @@ class PixelBatch:
     index: Tensor
     unreadable: list[int]
     small: PixelBatch | None = None
+    passes: Tensor | None = None
 
     def pin_memory(self) -> PixelBatch:
         """Called by the DataLoader when it feeds a GPU."""
         colour = None if self.colour is None else self.colour.pin_memory()
         small = None if self.small is None else self.small.pin_memory()
-        return PixelBatch(self.views.pin_memory(), colour, self.index.pin_memory(), self.unreadable, small)
+        return replace(self, views=self.views.pin_memory(), colour=colour, index=self.index.pin_memory(), small=small)
 
     def split(self, num_parts: int) -> Iterator[PixelBatch]:
         """Cuts the batch into equal parts, in order; what could not be read stays with the first."""
@@ -57,7 +59,9 @@ class PixelBatch:
             rows = slice(part * size, (part + 1) * size)
             colour = None if self.colour is None else self.colour[:, rows]
             small = None if self.small is None else next(islice(self.small.split(num_parts), part, None))
-            yield PixelBatch(self.views[:, rows], colour, self.index[rows], [] if part else self.unreadable, small)
+            passes = None if self.passes is None else self.passes[rows]
+            unreadable = [] if part else self.unreadable
+            yield PixelBatch(self.views[:, rows], colour, self.index[rows], unreadable, small, passes)
 
     def to_views(self, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
         """Brings the views to the device, coloured: V tensors [B, 3, S, S] of `dtype` in [0, 1]."""
@@ -135,6 +139,7 @@ class TrainingViews(Dataset[PixelBatch]):
         seed: The recipe's seed.
         apply_colour: Colour the views here, in the loader's process, rather than on the device.
         small: How a small crop is made, and how many of each sample; None makes none.
+        num_passes: Passes after which the views of an image repeat, whatever it accompanies; None for never.
     """
 
     def __init__(
@@ -145,6 +150,7 @@ class TrainingViews(Dataset[PixelBatch]):
         seed: int,
         apply_colour: bool,
         small: tuple[Augmentation, int] | None = None,
+        num_passes: int | None = None,
     ) -> None:
         self._images = images
         self._kinds = [(augmentation, range(num_views))]
@@ -152,8 +158,11 @@ class TrainingViews(Dataset[PixelBatch]):
             self._kinds.append((small[0], range(num_views, num_views + small[1])))
         self._seed = seed
         self._apply_colour = apply_colour
+        self._num_passes = num_passes
 
     def __getitems__(self, samples: Sequence[Sample]) -> PixelBatch:
+        if self._num_passes:
+            samples = [Sample(each.image, each.image, each.epoch % self._num_passes) for each in samples]
         unreadable: list[int] = []
         kinds = [_Crops(augmentation, views, len(samples)) for augmentation, views in self._kinds]
         for place, sample in enumerate(samples):
@@ -165,7 +174,8 @@ class TrainingViews(Dataset[PixelBatch]):
                     crops.draw(row, place, pixels, rng)
         index = torch.tensor([sample.image for sample in samples])
         full, *small = (crops.batch(index, self._apply_colour) for crops in kinds)
-        return replace(full, unreadable=unreadable, small=small[0] if small else None)
+        passes = torch.tensor([sample.epoch for sample in samples])
+        return replace(full, unreadable=unreadable, small=small[0] if small else None, passes=passes)
 
 
 class _Crops:

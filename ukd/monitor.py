@@ -15,8 +15,13 @@ from ukd.bank import Embeddings, embed
 from ukd.data import Images
 from ukd.eval import knn
 from ukd.eval.labelled import LabelledSet
+from ukd.eval.spaces import rankme
 from ukd.neighbours import nearest_others, shared_share
 
+RANKME_EPS = 1e-7
+"""Added to each share of RankMe, as in its paper."""
+COLLAPSED_RANK = 1.5
+"""Features of a lower RankMe lie, for all their dimensions, on little more than one line."""
 Neighbours = npt.NDArray[np.int32]
 
 
@@ -25,7 +30,7 @@ class Monitor:
     """Figures of a student on images that it is not trained on.
 
     Attributes:
-        holdout: Unlabelled images for the overlap with the teacher; None leaves it out.
+        watched: Unlabelled images for the overlap with the teacher and for the rank; None leaves both out.
         labelled: Bank and queries of the kNN accuracy; None leaves it out.
         teacher: Whose neighbourhoods count; None when pretraining.
         k: Neighbours compared.
@@ -35,7 +40,7 @@ class Monitor:
         num_workers: Loader processes.
     """
 
-    holdout: Images | None
+    watched: Images | None
     labelled: tuple[LabelledSet, LabelledSet] | None
     teacher: Teacher | None
     k: int
@@ -55,7 +60,9 @@ class Monitor:
         return None if self._of_teacher is None or self._of_student is None else (self._of_teacher, self._of_student)
 
     def measure(self, student: Backbone, note: Callable[[str], None] = warnings.warn) -> dict[str, float]:
-        """Measures `knn_overlap` and `knn_top1`, each in [0, 1], as far as the data allow.
+        """Measures `knn_overlap` and `knn_top1`, each in [0, 1], and `rankme`, as far as the data allow.
+
+        RankMe (Garrido et al., ICML 2023, arXiv:2210.02885) counts the dimensions that the features really use.
 
         Args:
             student: What is measured.
@@ -63,15 +70,30 @@ class Monitor:
         """
         self._note = note
         figures: dict[str, float] = {}
-        if self.holdout is not None and self.teacher is not None:
-            k = min(self.k, len(self.holdout) - 1)
-            if self._of_teacher is None:
-                self._of_teacher = nearest_others(self._embed(self.teacher, self.holdout), k)
-            self._of_student = nearest_others(self._embed(student, self.holdout), k)
-            figures["knn_overlap"] = shared_share(self._of_teacher, self._of_student)
+        if self.watched is not None:
+            features = self._embed(student, self.watched)
+            if self.teacher is not None:
+                figures["knn_overlap"] = self._overlap(features, self.teacher, self.watched)
+            figures["rankme"] = self._rank(features)
         if self.labelled is not None:
             figures["knn_top1"] = self._accuracy(student, *self.labelled)
         return figures
+
+    def _overlap(self, features: Embeddings, teacher: Teacher, watched: Images) -> float:
+        k = min(self.k, len(watched) - 1)
+        if self._of_teacher is None:
+            self._of_teacher = nearest_others(self._embed(teacher, watched), k)
+        self._of_student = nearest_others(features, k)
+        return shared_share(self._of_teacher, self._of_student)
+
+    def _rank(self, features: Embeddings) -> float:
+        rank = rankme(features, RANKME_EPS)
+        if rank < COLLAPSED_RANK:
+            self._note_once(
+                f"the features have collapsed: RankMe {rank:.2f} of {features.shape[1]} dimensions, so all images look "
+                "alike to the model; a smaller optimizer.lr, a warm-up or larger batches may help"
+            )
+        return rank
 
     def _accuracy(self, student: Backbone, bank: LabelledSet, queries: LabelledSet) -> float:
         k = min(self.k, len(bank.images))

@@ -8,17 +8,20 @@ order that fp32 gives them.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from hashlib import blake2b
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from ukd.blocks import Rows
 from ukd.errors import DataError
 
 Floats = npt.NDArray[np.floating[Any]]
 Similarity = npt.NDArray[np.float32]
 Index = npt.NDArray[np.int64]
+IndexT = TypeVar("IndexT", npt.NDArray[np.int32], npt.NDArray[np.int64])
 
 TILE_ENTRIES = 2**24
 """Similarities held at once while searching: about 0.5 GB with everything that sorting them needs."""
@@ -65,21 +68,28 @@ def nearest(queries: Floats, bank: Floats, k: int) -> tuple[Similarity, Index]:
     Raises:
         DataError: a row holds NaN or infinity, the widths differ, or k is outside 1..n.
     """
-    if not 1 <= k <= len(bank):
-        raise DataError(
-            f"nearest neighbours: k={k} but the bank holds {len(bank)} images; choose 1 <= k <= {len(bank)}"
-        )
-    if queries.shape[1] != bank.shape[1]:
-        raise DataError(
-            f"nearest neighbours: queries are {queries.shape[1]} wide but the bank is {bank.shape[1]} wide; "
-            "both must come from the same model"
-        )
+    _check_search(queries, bank, k)
     distinct_queries = _distinct(_unit(queries, "queries"))
     similarity, index = _search(distinct_queries.rows, _distinct(_unit(bank, "bank")), k)
     return similarity[distinct_queries.of], index[distinct_queries.of]
 
 
-def nearest_others(features: Floats, k: int) -> npt.NDArray[np.int32]:
+def nearest_by_block(queries: Floats, bank: Floats, k: int) -> Iterator[tuple[slice, Similarity, Index]]:
+    """Search as `nearest`, some queries at a time, where all their lists together would not fit into memory.
+
+    Yields:
+        Which queries [b], their similarities [b, k] and rows [b, k]: at most TILE_ENTRIES of each, or one query's.
+    """
+    _check_search(queries, bank, k)
+    unit, distinct_bank = _unit(queries, "queries"), _distinct(_unit(bank, "bank"))
+    step = max(1, TILE_ENTRIES // k)
+    for block in (slice(start, min(start + step, len(unit))) for start in range(0, len(unit), step)):
+        distinct_queries = _distinct(unit[block])
+        similarity, index = _search(distinct_queries.rows, distinct_bank, k)
+        yield block, similarity[distinct_queries.of], index[distinct_queries.of]
+
+
+def nearest_others(features: Floats | Rows, k: int) -> npt.NDArray[np.int32]:
     """Find every row's k nearest other rows by cosine similarity.
 
     A row leaves itself out by its number, so its exact duplicates stay among its neighbours.
@@ -105,10 +115,23 @@ def nearest_others(features: Floats, k: int) -> npt.NDArray[np.int32]:
     step = max(1, TILE_ENTRIES // (k + 1))
     for start in range(0, num, step):
         listed = index[distinct.of[start : start + step]]
-        drop = listed == np.arange(start, start + len(listed))[:, None]
-        # A row that more than k duplicates keep out of its own list gives up the last of them instead.
-        drop[~drop.any(axis=1), -1] = True
-        others[start : start + step] = listed[~drop].reshape(len(listed), k)
+        others[start : start + step] = without_self(listed, np.arange(start, start + len(listed)))
+    return others
+
+
+def without_self(neighbours: IndexT, rows: npt.NDArray[np.integer[Any]]) -> IndexT:
+    """Leave every row out of its own list of neighbours.
+
+    Args:
+        neighbours: [n, k + 1] rows of the bank, nearest first.
+        rows: [n] the row of the bank that each list belongs to.
+
+    Returns:
+        [n, k]; a row that more than k duplicates keep out of its own list gives up the last of them instead.
+    """
+    drop = neighbours == rows[:, None]
+    drop[~drop.any(axis=1), -1] = True
+    others: IndexT = neighbours[~drop].reshape(len(neighbours), -1)
     return others
 
 
@@ -131,7 +154,19 @@ def shared_share(neighbours_a: npt.NDArray[np.integer[Any]], neighbours_b: npt.N
     return float(np.count_nonzero(both[:, 1:] == both[:, :-1]) / neighbours_a.size)
 
 
-def _unit(features: Floats, name: str) -> npt.NDArray[np.float32]:
+def _check_search(queries: Floats, bank: Floats, k: int) -> None:
+    if not 1 <= k <= len(bank):
+        raise DataError(
+            f"nearest neighbours: k={k} but the bank holds {len(bank)} images; choose 1 <= k <= {len(bank)}"
+        )
+    if queries.shape[1] != bank.shape[1]:
+        raise DataError(
+            f"nearest neighbours: queries are {queries.shape[1]} wide but the bank is {bank.shape[1]} wide; "
+            "both must come from the same model"
+        )
+
+
+def _unit(features: Floats | Rows, name: str) -> npt.NDArray[np.float32]:
     """Scale rows [n, D] to unit length, in fp64 so that neither tiny nor huge rows lose their direction."""
     unit = np.empty(features.shape, dtype=np.float32)
     broken: list[int] = []
@@ -190,10 +225,13 @@ def _listed(found: Similarity, column: Index, bank: _Distinct, k: int) -> tuple[
         similarity[plain], index[plain] = found[plain, :k], bank.members[bank.start[column[plain, :k]]]
     for row in np.flatnonzero(~plain):
         size = np.minimum(bank.size[column[row]], k)
-        value = np.repeat(found[row], size)
-        listed = np.concatenate([bank.members[s : s + n] for s, n in zip(bank.start[column[row]], size, strict=True)])
-        best = np.lexsort((listed, -value))[:k]
-        similarity[row], index[row] = value[best], listed[best]
+        value, ends = np.repeat(found[row], size), np.cumsum(size)
+        listed = bank.members[np.arange(ends[-1]) + np.repeat(bank.start[column[row]] - ends + size, size)]
+        # Where runs of equal values begin and end: sorting these alone is far less work than sorting it all.
+        edges = np.flatnonzero(np.diff(value[1:] == value[:-1], prepend=False, append=False))
+        for first, last in edges.reshape(-1, 2):
+            listed[first : last + 1].sort()
+        similarity[row], index[row] = value[:k], listed[:k]
     return similarity, index
 
 

@@ -17,6 +17,7 @@ from ukd.assemble import (
     seeded_backbone,
     seeded_objective,
 )
+from ukd.data import Subset, split_holdout
 from ukd.learner import Learner
 from ukd.recipe import PretrainRecipe
 from ukd.samplers import BatchOrder
@@ -50,6 +51,9 @@ def build_run(recipe: PretrainRecipe, device: torch.device) -> Run:
     """Puts the parts of a pretraining together."""
     check_processes(recipe)
     images = open_training_images(recipe)
+    _, sample = split_holdout(len(images), recipe.monitor.holdout_images)
+    # Watched, but not held out: its rank is no figure of how well it generalises.
+    watched = Subset(images, sample) if len(sample) > 2 else None
     backbone = seeded_backbone(recipe, recipe.backbone)
     objective = seeded_objective(recipe, backbone, teachers=[])
     check_objective(recipe, objective, len(images))
@@ -61,7 +65,7 @@ def build_run(recipe: PretrainRecipe, device: torch.device) -> Run:
         teachers=[],
         images=images,
         order=BatchOrder(len(images), recipe.batch_size, recipe.seed),
-        monitor=build_monitor(recipe, None, None, device),
+        monitor=build_monitor(recipe, watched, None, device),
         role="teacher",
         provenance=provenance(recipe, images, teachers=[]),
     )

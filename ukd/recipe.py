@@ -68,7 +68,11 @@ class BackboneSpec(Part):
     arch: str | None = None
     """timm name (`resnet18`, `hf-hub:...`, `local-dir:...`); left out where `weights` says it itself."""
     weights: str | None = None
-    """A .safetensors or .pth file of weights, or a run folder of this project."""
+    """A .safetensors or .pth file of weights, a run folder of this project, or a transformers directory."""
+    format: str | None = None
+    """Which format the file is (docs/formats.md); left out: found, and printed."""
+    features: Literal["pooled", "head"] = "pooled"
+    """`head` for what the projection head in a teacher's weights makes of its pooled feature."""
     pretrained: bool = False
     """Take timm's own pretrained weights for `arch`."""
     kwargs: dict[str, Any] = {}
@@ -180,7 +184,7 @@ class MonitorSpec(Part):
 
     every_epochs: Positive = 1.0
     holdout_images: PositiveInt = 1000
-    """Images held out of training for the kNN overlap with the teacher; at most a tenth of the data."""
+    """Images held out of a distillation for the overlap with the teacher and RankMe; at most a tenth of the data."""
     k: PositiveInt = 20
     """Neighbours compared between teacher and student."""
 
@@ -226,6 +230,14 @@ class DistillRecipe(RunRecipe):
     """Further teachers, for `objective: multi`; neighbours and fidelity are those of `teacher`."""
     student: BackboneSpec
     neighbours: NeighbourSpec | None = None
+    bank: str | None = None
+    """Folder that keeps what the teacher makes of the training images, for every run that asks for the same; left
+    out: it is computed anew and kept in memory."""
+    teacher_cache: Literal["none", "fixed_view", "k_views"] = "none"
+    """`none`: the teacher sees each view. `fixed_view`: its target is what it makes of the evaluation view, whatever
+    the student sees. `k_views`: views repeat after `cached_views` passes, and the teacher sees each of them once."""
+    cached_views: PositiveInt = 8
+    """Views of each image under `k_views`."""
 
 
 class PretrainRecipe(RunRecipe):

@@ -57,7 +57,8 @@ def explain(error: ValidationError, model: type[BaseModel], extra_keys: Iterable
                 hint = f" ({schema['description'].rstrip('.')})" if "description" in schema else ""
                 message = f"missing; must be {_wanted(schema, root)}{hint}"
             case "extra_forbidden":
-                message = _unknown_key(keys[-1], [*extra_keys, *parent.get("properties", {})], root)
+                beside = extra_keys if len(keys) == 1 else ()
+                message = _unknown_key(keys[-1], [*beside, *parent.get("properties", {})], root)
             case "value_error":
                 message = str(complaint["ctx"]["error"])
             case "finite_number":
@@ -96,11 +97,15 @@ def _resolved(schema: Schema, root: Schema) -> Schema:
 
 
 def _find(root: Schema, location: tuple[int | str, ...]) -> tuple[list[str], Schema, Schema]:
-    """Keys, schema and parent's schema of a location; what pydantic adds for unions is left off."""
+    """Keys, schema and parent's schema of a location; the name that pydantic adds for a member of a union is no key."""
     keys: list[str] = []
     schema, parent = root, root
     for part in location:
         parent = _resolved(schema, root)
+        member = next((each for each in parent.get("anyOf", []) if each.get("$ref") == f"#/$defs/{part}"), None)
+        if member is not None:
+            schema = member
+            continue
         if "properties" in parent:
             child = parent["properties"].get(part, {})
         elif "prefixItems" in parent and isinstance(part, int):

@@ -15,6 +15,7 @@ class Purpose(IntEnum):
     AUGMENTATION = 2
     STEP = 3
     MIXING = 4
+    CORRUPTION = 5
 
 
 def stream(purpose: Purpose, seed: int, epoch: int, *ids: int) -> np.random.Generator:

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 MIN_SQUARED_NORM = 1e-62
 """Vectors no longer than 1e-31 count as zero: a gradient of 1 / length would soon leave the range of fp32."""
 SAME_POINT = 1e-12
 """Squared distance, relative to the squared lengths, up to which two points count as one: a part in a million apart."""
+ROWS_AT_ONCE = 2**14
+"""Rows of a data set that are held in fp64 at a time."""
 
 
 def cosine(a: Tensor, b: Tensor, dim: int = -1) -> Tensor:
@@ -83,15 +86,15 @@ def dot_products(a: Tensor, b: Tensor) -> Tensor:
     """Dot product of every row of a with every row of b; of `normalised` rows, their cosine similarity.
 
     Args:
-        a: [n, D], any floating dtype.
-        b: [m, D].
+        a: [..., n, D], any floating dtype.
+        b: [..., m, D].
 
     Returns:
-        [n, m], fp64 if a or b is fp64, else fp32.
+        [..., n, m], fp64 if a or b is fp64, else fp32.
     """
     dtype = result_dtype(a, b)
     with torch.autocast(a.device.type, enabled=False):
-        return a.to(dtype) @ b.to(dtype).T
+        return a.to(dtype) @ b.to(dtype).mT
 
 
 def distances(a: Tensor, b: Tensor) -> Tensor:
@@ -138,6 +141,39 @@ def kl_divergence(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
     """
     log_ratio = teacher_logits.log_softmax(-1) - student_logits.log_softmax(-1)
     return (teacher_logits.softmax(-1) * log_ratio).sum(-1)
+
+
+def info_nce(positive: Tensor, negatives: Tensor) -> Tensor:
+    """Cross-entropy of telling a positive from negatives, 0 where there are none.
+
+    Oord et al., "Representation Learning with Contrastive Predictive Coding", 2018, arXiv:1807.03748, equation 4.
+
+    Args:
+        positive: [...], logits of the positives: similarities already divided by their temperature.
+        negatives: [..., K], those of the negatives of each; dimensions of size 1 serve several positives.
+
+    Returns:
+        [...], at least 0.
+    """
+    return -logsigmoid(positive - negatives.logsumexp(-1))
+
+
+def moments(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and covariance of rows, taken in fp64 some rows at a time.
+
+    Args:
+        rows: [n, D], any floating dtype, not normalised.
+
+    Returns:
+        fp64 [D] and [D, D], the latter over n, not n - 1.
+    """
+    blocks = torch.split(rows, ROWS_AT_ONCE)
+    mean = torch.stack([block.double().sum(0) for block in blocks]).sum(0) / len(rows)
+    covariance = mean.new_zeros(len(mean), len(mean))
+    for block in blocks:
+        centred = block.double() - mean
+        covariance += centred.T @ centred
+    return mean, covariance / len(rows)
 
 
 def result_dtype(*tensors: Tensor) -> torch.dtype:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from ukd.errors import DataError
+from ukd.errors import DataError, NotOnDiskError
 
 
 class _Dataset(Protocol):
@@ -32,7 +32,8 @@ class TorchvisionImages:
         download: Let torchvision fetch it where it is missing.
 
     Raises:
-        DataError: Unknown name, data not on disk (nothing is downloaded unless asked), or no such split.
+        NotOnDiskError: The data is not on disk (nothing is downloaded unless asked), or not whole.
+        DataError: Unknown name, or no such split.
     """
 
     def __init__(self, source: str, root: Path, download: bool) -> None:
@@ -51,7 +52,7 @@ class TorchvisionImages:
             )
         self._dataset = _open(getattr(datasets, dataset_name), source, split, root, download)
         named = [getattr(self._dataset, name, None) for name in ("targets", "labels", "_labels")]
-        labels = next((each for each in named if each is not None), None)
+        labels = next((each for each in named if each is not None), _labels_of_samples(self._dataset))
         self.labels: npt.NDArray[np.int64] | None = None if labels is None else np.asarray(labels, dtype=np.int64)
         self.class_names: list[str] | None = getattr(self._dataset, "classes", None)
 
@@ -88,6 +89,13 @@ def _open(factory: Callable[..., _Dataset], source: str, split: str, root: Path,
         raise DataError(f"data: {source}: this data set has no splits that torchvision can select")
     try:
         return factory(str(root), **arguments)
-    except (RuntimeError, ValueError, FileNotFoundError) as error:
+    except (RuntimeError, ValueError, OSError) as error:
         hint = "" if download else "; `data.root` names its folder, `data.download: true` fetches it"
-        raise DataError(f"data: {source} cannot be opened in {root}: {error}{hint}") from None
+        kind = DataError if isinstance(error, ValueError) else NotOnDiskError
+        raise kind(f"data: {source} cannot be opened in {root}: {error}{hint}") from None
+
+
+def _labels_of_samples(dataset: _Dataset) -> list[int] | None:
+    """Labels of a data set that keeps them beside its paths alone, as StanfordCars does."""
+    samples: Sequence[tuple[str, int]] | None = getattr(dataset, "_samples", None)
+    return None if samples is None else [int(label) for _, label in samples]

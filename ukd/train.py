@@ -31,6 +31,7 @@ from ukd.recipe import RunRecipe
 from ukd.rng import Purpose, stream
 from ukd.samplers import BatchOrder, RankBatches, Sample
 from ukd.stopping import stop_signals
+from ukd.targets import CachedTargets
 from ukd.views import Augmentation
 
 CUTMIX_ALPHA = 2.0
@@ -53,6 +54,7 @@ class Run:
         role: What the export is called, `student` or `teacher`.
         provenance: What the export says of where it comes from.
         fixed: Tensors that were computed once for the run, such as neighbour lists; kept in every checkpoint.
+        targets: What the teacher made of the images before the first step; None lets it see every view.
     """
 
     recipe: RunRecipe
@@ -66,6 +68,7 @@ class Run:
     role: str
     provenance: Mapping[str, Any]
     fixed: Mapping[str, Tensor] = field(default_factory=dict)
+    targets: CachedTargets | None = None
 
     @property
     def num_steps(self) -> int:
@@ -187,7 +190,10 @@ def loss_terms(run: Run, model: nn.Module, batch: PixelBatch, step: int) -> dict
     cutmix = draw_cutmix(recipe.seed, step, CUTMIX_ALPHA) if needs.cutmix else None
     shown = show(views, small, needs, run.bag_size, cutmix)
     with run.autocast():
-        taught = [teach(teacher, shown, needs) for teacher in run.teachers]
+        if run.targets:
+            taught = [run.targets.look_up(batch, run.device, run.dtype)]
+        else:
+            taught = [teach(teacher, shown, needs) for teacher in run.teachers]
         index = batch.index.to(run.device)
         terms: dict[str, Tensor] = model(shown, taught, index, run.bag_size, step / run.num_steps)
     return terms
@@ -241,6 +247,7 @@ def _views(run: Run) -> TrainingViews:
         run.recipe.seed,
         apply_colour=run.device.type == "cpu",
         small=(small, views.num_small) if views.num_small and needs.small else None,
+        num_passes=run.targets.num_passes if run.targets else None,
     )
 
 

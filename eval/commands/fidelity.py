@@ -23,6 +23,7 @@ def fidelity(
     download: options.Download = False,
     size_px: options.SizePx = None,
     crop_pct: options.CropPct = None,
+    features: options.FeatureKind = "pooled",
     device: options.Device = "auto",
     batch_size: options.BatchSize = 256,
     num_workers: options.NumWorkers = None,
@@ -42,7 +43,7 @@ def fidelity(
         source=run_fidelity.Source(images, root, download) if images else run_fidelity.source_of(ckpt),
         against=against,
         preset=PRESETS["ukd"],
-        extraction=options.extraction(device, size_px, crop_pct, batch_size, num_workers, cache, no_cache),
+        extraction=options.extraction(device, size_px, crop_pct, batch_size, num_workers, cache, no_cache, features),
         baselines=baselines,
         output=output,
     )

@@ -27,6 +27,7 @@ def knn(
     ] = None,
     size_px: options.SizePx = None,
     crop_pct: options.CropPct = None,
+    features: options.FeatureKind = "pooled",
     device: options.Device = "auto",
     batch_size: options.BatchSize = 256,
     num_workers: options.NumWorkers = None,
@@ -44,7 +45,7 @@ def knn(
         ckpt,
         sources=options.sources("knn", ckpt, train, test, root, download),
         presets=run_knn.choose_presets(preset or ["dino", "ukd"], k or [], temp),
-        extraction=options.extraction(device, size_px, crop_pct, batch_size, num_workers, cache, no_cache),
+        extraction=options.extraction(device, size_px, crop_pct, batch_size, num_workers, cache, no_cache, features),
         baselines=baselines,
         output=output,
     )

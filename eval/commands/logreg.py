@@ -23,6 +23,7 @@ def logreg(
     ] = None,
     size_px: options.SizePx = None,
     crop_pct: options.CropPct = None,
+    features: options.FeatureKind = "pooled",
     device: options.Device = "auto",
     batch_size: options.BatchSize = 256,
     num_workers: options.NumWorkers = None,
@@ -40,7 +41,7 @@ def logreg(
         ckpt,
         sources=options.sources("logreg", ckpt, train, test, root, download),
         presets=run_logreg.choose_presets(preset or ["kornblith"], num_c),
-        extraction=options.extraction(device, size_px, crop_pct, batch_size, num_workers, cache, no_cache),
+        extraction=options.extraction(device, size_px, crop_pct, batch_size, num_workers, cache, no_cache, features),
         baselines=baselines,
         output=output,
     )

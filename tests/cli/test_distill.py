@@ -137,6 +137,18 @@ MISTAKES: dict[str, tuple[Change, str]] = {
         lambda *_: {"objective": {"name": "cosine", "head": "none"}},
         "objective cosine: head: none needs equal widths",
     ),
+    "clusters of too few": (
+        lambda *_: {"objective": {"name": "hash", "num_clusters": 145}},
+        "num_clusters: 145 clusters cannot be made of 144 training images; choose num_clusters <= 144",
+    ),
+    "a queue of dimensions": (
+        lambda *_: {"objective": {"name": "transpose", "of": "seed"}},
+        "objective.of: must be one of cosine, regression, gram, rkd, smd, got 'seed'",
+    ),
+    "wrong option of what is transposed": (
+        lambda *_: {"objective": {"name": "transpose", "of": "gram", "options": {"kernl": "sp"}}},
+        "objective.options.kernl: unknown key; did you mean kernel?",
+    ),
     "hue out of range": (lambda *_: {"views": {"size_px": 24, "hue": 2.0}}, "views.hue: "),
     "classes that differ": (other_classes, "lacks (bee); both must name their classes alike"),
     "folder of something else": (files_that_are_no_run, "is not empty and holds no run"),

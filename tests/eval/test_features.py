@@ -1,10 +1,11 @@
-"""Extraction and its cache: one computation, equal numbers cold and warm, and no trust in damaged files."""
+"""The cache of features: equal numbers cold, warm and uncached, and no trust in damaged files."""
 
 from __future__ import annotations
 
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,12 +13,23 @@ import torch
 from torch import nn
 
 from ukd.backbones import Backbone, build_backbone
-from ukd.data import ArrayImages
-from ukd.eval import features
-from ukd.eval.features import cached_features, compact, default_cache
-from ukd.neighbours import nearest_others, shared_share
+from ukd.data import ArrayImages, Pixels
+from ukd.eval.features import cache_entry, cached_features, default_cache
+from ukd.extractor import Extractor
+from ukd.store import MANIFEST
 
-CPU = torch.device("cpu")
+
+class Noise(ArrayImages):
+    """Counts how often it is looked at."""
+
+    def __init__(self, blank: bool = False) -> None:
+        pixels = np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), dtype=np.uint8)
+        super().__init__("noise", 0 * pixels if blank else pixels)
+        self.num_read = 0
+
+    def read(self, index: int) -> Pixels:
+        self.num_read += 1
+        return super().read(index)
 
 
 @pytest.fixture(scope="module")
@@ -25,135 +37,77 @@ def backbone() -> Backbone:
     return build_backbone(arch="test_resnet", frozen=True)
 
 
-@pytest.fixture
-def images() -> ArrayImages:
-    pixels = np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), dtype=np.uint8)
-    return ArrayImages("noise", pixels)
+def extractor(backbone: Backbone, images: ArrayImages, **changes: Any) -> Extractor:
+    options = {"size_px": 16, "crop_pct": 1.0, "num_workers": 0, **changes}
+    return Extractor(backbone, images, device=torch.device("cpu"), **options)
 
 
-def extract(backbone: Backbone, images: ArrayImages, cache: Path | None, size_px: int = 16) -> np.ndarray:
-    return cached_features(backbone, images, size_px=size_px, crop_pct=1.0, device=CPU, num_workers=0, cache=cache)
-
-
-@pytest.fixture
-def computed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names every extraction that is really computed."""
-    calls: list[str] = []
-    embed = features.embed
-
-    def counted(backbone: Backbone, images: ArrayImages, **options: object) -> np.ndarray:
-        calls.append(images.name)
-        return embed(backbone, images, **options)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(features, "embed", counted)
-    return calls
-
-
-def test_cold_warm_and_uncached_are_equal(
-    backbone: Backbone, images: ArrayImages, tmp_path: Path, computed: list[str]
-) -> None:
-    cold, warm = extract(backbone, images, tmp_path), extract(backbone, images, tmp_path)
-    assert computed == ["noise"]
+def test_cold_warm_and_uncached_are_equal(backbone: Backbone, tmp_path: Path) -> None:
+    images = Noise()
+    each = extractor(backbone, images)
+    cold, warm = cached_features(each, tmp_path), cached_features(each, tmp_path)
+    assert images.num_read == 20
     np.testing.assert_array_equal(cold, warm)
-    np.testing.assert_array_equal(cold, extract(backbone, images, None))
+    np.testing.assert_array_equal(cold, cached_features(each, None))
     assert cold.dtype == np.float32 and cold.shape == (20, backbone.dim)
-    manifest = json.loads(next(tmp_path.glob("*.json")).read_text())
-    assert manifest["shape"] == [20, backbone.dim]
+    (entry,) = tmp_path.iterdir()
+    assert entry == cache_entry(each, tmp_path)
+    manifest = json.loads((entry / MANIFEST).read_text())
+    assert (manifest["num_rows"], manifest["dim"], manifest["dtype"]) == (20, backbone.dim, "float16")
     assert manifest["key"]["weights"] == backbone.weights_hash()
 
 
-def test_whatever_the_rows_depend_on_makes_another_entry(
-    backbone: Backbone, images: ArrayImages, tmp_path: Path, computed: list[str]
-) -> None:
-    extract(backbone, images, tmp_path)
-    extract(backbone, images, tmp_path, size_px=12)
-    extract(backbone, ArrayImages("noise", np.zeros((20, 16, 16, 3), dtype=np.uint8)), tmp_path)
-    extract(build_backbone(arch="test_resnet", frozen=True, seed=1), images, tmp_path)
-    extract(build_backbone(arch="test_resnet", frozen=True, mean=(0.0, 0.0, 0.0)), images, tmp_path)
-    assert len(computed) == 5 == len(list(tmp_path.glob("*.safetensors")))
+def test_whatever_the_rows_depend_on_makes_another_entry(backbone: Backbone, tmp_path: Path) -> None:
+    images = Noise()
+    different = [
+        extractor(backbone, images),
+        extractor(backbone, images, size_px=12),
+        extractor(backbone, images, crop_pct=0.5),
+        extractor(backbone, images, kind="avg"),
+        extractor(backbone, Noise(blank=True)),
+        extractor(build_backbone(arch="test_resnet", frozen=True, seed=1), images),
+        extractor(build_backbone(arch="test_resnet", frozen=True, mean=(0.0, 0.0, 0.0)), images),
+    ]
+    for each in different:
+        cached_features(each, tmp_path)
+    assert len(different) == len(list(tmp_path.iterdir()))
+    cached_features(extractor(backbone, images, batch_size=3), tmp_path)
+    assert len(different) == len(list(tmp_path.iterdir()))
 
 
-@pytest.mark.parametrize("suffix", [".safetensors", ".json"])
+@pytest.mark.parametrize("pattern", ["rows-*", MANIFEST])
 @pytest.mark.parametrize("damage", ["truncate", "flip", "empty"])
 def test_a_damaged_entry_is_made_anew_with_a_note(
-    suffix: str,
-    damage: str,
-    backbone: Backbone,
-    images: ArrayImages,
-    tmp_path: Path,
-    computed: list[str],
-    caplog: pytest.LogCaptureFixture,
+    pattern: str, damage: str, backbone: Backbone, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    cold = extract(backbone, images, tmp_path)
-    path = next(tmp_path.glob(f"*{suffix}"))
-    data = bytearray(path.read_bytes())
-    if damage == "flip":
-        data[-20] ^= 1
-    path.write_bytes({"truncate": data[: len(data) // 2], "flip": data, "empty": b""}[damage])
+    images = Noise()
+    each = extractor(backbone, images)
+    cold = cached_features(each, tmp_path)
+    path = next(cache_entry(each, tmp_path).glob(pattern))
+    whole = path.read_bytes()
+    flipped = bytes(byte ^ 0x80 for byte in whole[-20:])
+    path.write_bytes({"truncate": whole[: len(whole) // 2], "flip": whole[:-20] + flipped, "empty": b""}[damage])
     with caplog.at_level(logging.WARNING):
-        np.testing.assert_array_equal(extract(backbone, images, tmp_path), cold)
-    assert "damaged and extracted anew" in caplog.text
-    np.testing.assert_array_equal(extract(backbone, images, tmp_path), cold)
-    assert len(computed) == 2
-
-
-def test_rows_without_a_manifest_are_not_trusted(
-    backbone: Backbone, images: ArrayImages, tmp_path: Path, computed: list[str]
-) -> None:
-    extract(backbone, images, tmp_path)
-    next(tmp_path.glob("*.json")).unlink()
-    extract(backbone, images, tmp_path)
-    assert len(computed) == 2
+        np.testing.assert_array_equal(cached_features(each, tmp_path), cold)
+    assert f"{path} is damaged and {'written' if pattern == MANIFEST else 'extracted'} anew" in caplog.text
+    assert path.read_bytes() == whole
+    assert images.num_read == (20 if pattern == MANIFEST else 40)
 
 
 def test_an_unwritable_cache_is_done_without(
-    backbone: Backbone, images: ArrayImages, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    backbone: Backbone, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").write_text("not a folder")
-    assert len(extract(backbone, images, tmp_path / "file" / "cache")) == 20
+    each = extractor(backbone, Noise())
+    np.testing.assert_array_equal(cached_features(each, tmp_path / "file" / "cache"), cached_features(each, None))
     assert "could not be cached" in caplog.text
 
 
-def test_progress_counts_every_image_cold_and_warm(backbone: Backbone, images: ArrayImages, tmp_path: Path) -> None:
+def test_progress_counts_every_image_cold_and_warm(backbone: Backbone, tmp_path: Path) -> None:
     for _ in range(2):
         counts: list[int] = []
-        cached_features(
-            backbone,
-            images,
-            size_px=16,
-            crop_pct=1.0,
-            device=CPU,
-            batch_size=8,
-            num_workers=0,
-            cache=tmp_path,
-            advance=counts.append,
-        )
+        cached_features(extractor(backbone, Noise(), batch_size=8, advance=counts.append), tmp_path)
         assert sum(counts) == 20
-
-
-def test_ordinary_features_are_halved_and_keep_their_neighbours() -> None:
-    rows = np.random.default_rng(0).standard_normal((2000, 64)).astype(np.float32) + 0.5
-    stored = compact(rows)
-    assert stored.dtype == np.float16
-    np.testing.assert_array_equal(compact(stored.astype(np.float32)), stored)
-    lists = [nearest_others(each.astype(np.float32), 20) for each in (rows, stored)]
-    assert shared_share(*lists) > 0.999
-
-
-@pytest.mark.parametrize(
-    "rows",
-    [
-        pytest.param(lambda noise: 1e5 * noise, id="overflow"),
-        pytest.param(lambda noise: 1e-7 * noise, id="too small"),
-        pytest.param(lambda noise: 1 + 1e-3 * noise, id="all alike"),
-        pytest.param(lambda noise: np.where(noise > 2, np.nan, noise), id="NaN"),
-        pytest.param(lambda noise: noise[:1], id="one row"),
-    ],
-)
-def test_what_half_precision_would_spoil_stays_whole(rows) -> None:  # type: ignore[no-untyped-def]
-    wide = rows(np.random.default_rng(0).standard_normal((500, 64))).astype(np.float32)
-    np.testing.assert_array_equal(compact(wide), wide)
-    assert compact(wide).dtype == np.float32
 
 
 def test_the_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -163,10 +117,11 @@ def test_the_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     assert default_cache() == Path.home() / ".cache" / "ukd" / "features"
 
 
-def test_no_statistic_of_the_backbone_moves(images: ArrayImages) -> None:
+@pytest.mark.parametrize("kind", ["pooled", "avg"])
+def test_no_statistic_of_the_backbone_moves(kind: str) -> None:
     model = build_backbone(arch="test_resnet")
     model.train()
     before = model.weights_hash()
-    extract(model, images, None)
-    assert model.weights_hash() == before
+    cached_features(extractor(model, Noise(), kind=kind), None)
+    assert model.weights_hash() == before and model.training
     assert any(isinstance(module, nn.BatchNorm2d) for module in model.modules())

@@ -7,10 +7,27 @@ from torch import Tensor
 
 from ukd.features import Features
 from ukd.objectives import Batch, Objective
+from ukd.objectives.base import CutMixed
 
 
 def batch(student: Tensor, teacher: Tensor) -> Batch:
-    return Batch([Features(student)], [Features(teacher)], torch.arange(len(student)))
+    """A batch with a second view, an EMA student, rotations, bags of two and mixtures, all made of one view."""
+    # For a derivative by the student's features the EMA student's are constant.
+    ema = torch.cos(teacher.detach()[:, :1] * torch.arange(1, student.shape[1] + 1)).to(student)
+    return Batch(
+        student=[Features(student), Features(student.flip(1))],
+        teacher=[Features(teacher), Features(teacher.flip(1))],
+        index=torch.arange(len(student)),
+        ema=[Features(ema), Features(ema.flip(1))],
+        rotated=Batch(
+            student=[Features(student.roll(turns, 1)) for turns in (1, 2, 3)],
+            teacher=[Features(teacher.roll(turns, 1)) for turns in (1, 2, 3)],
+            index=torch.arange(len(student)),
+        ),
+        cutmix=CutMixed(Features(student[::2] - student[::2].flip(1)), 0.7),
+        bag_size=2,
+        progress=0.5,
+    )
 
 
 def pair(seed: int, n: int, student_dim: int, teacher_dim: int) -> tuple[Tensor, Tensor]:

@@ -12,9 +12,11 @@ from pydantic import ValidationError
 from ukd.errors import UserError
 from ukd.features import Features, Shape
 from ukd.objectives import OBJECTIVES, Batch, Needs, WeightedSum, build, options_models
+from ukd.objectives.base import CutMixed
 from ukd.objectives.coss import CoSS
 
-NARROW, WIDE = Shape("narrow", pooled=6, tokens=6), Shape("wide", pooled=10, tokens=10)
+NARROW = Shape("narrow", pooled=6, tokens=6, heads=2, maskable=True)
+WIDE = Shape("wide", pooled=10, tokens=10, heads=2)
 
 
 @dataclass
@@ -24,9 +26,24 @@ class Summand:
     options: dict[str, Any] = field(default_factory=dict)
 
 
+def view(dim: int) -> Features:
+    """All that a small ViT can give."""
+    attention, mask = torch.randn(8, 2, 5).softmax(-1), torch.rand(8, 4) < 0.5
+    return Features(torch.randn(8, dim), torch.randn(8, 4, dim), (2, 2), attention, mask=mask)
+
+
 def batch(num_views: int = 2) -> Batch:
-    views = [Features(torch.randn(8, 6)) for _ in range(num_views)]
-    return Batch(views, [Features(torch.randn(8, 10)) for _ in range(num_views)], torch.arange(8))
+    views = [view(6) for _ in range(num_views)]
+    return Batch(
+        student=views,
+        teacher=[view(10) for _ in range(num_views)],
+        index=torch.arange(8),
+        ema=views,
+        rotated=Batch([view(6) for _ in range(3)], [view(10) for _ in range(3)], torch.arange(8)),
+        masked=view(6),
+        cutmix=CutMixed(Features(torch.randn(4, 6)), 0.5),
+        bag_size=2,
+    )
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -114,7 +131,9 @@ def test_needs_of_a_sum_serve_all() -> None:
 def test_impossible_objectives_say_which_and_what_to_change() -> None:
     with pytest.raises(UserError, match=r"^objective cosine: head: none needs equal widths"):
         build([Summand("coss"), Summand("cosine", options={"head": "none"})], NARROW, [WIDE])
-    with pytest.raises(UserError, match=r"^objective coss needs a teacher; .* choose one of: simclr$"):
+    with pytest.raises(
+        UserError, match=r"^objective coss needs a teacher; .* choose one of: simclr, moco, byol, dino$"
+    ):
         build([Summand("coss")], NARROW, [])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import sys
 import warnings
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ from ukd.errors import UserError
 def clear_errors() -> Iterator[None]:
     """Ends a user's mistake or a full disk in its message and exit status 2, Ctrl-C in 130; none in a traceback."""
     warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("ukd.formats").setLevel(logging.INFO)  # As what weights were read is printed.
     try:
         yield
     except UserError as error:

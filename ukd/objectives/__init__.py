@@ -11,25 +11,51 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from ukd.errors import UserError
 from ukd.features import Shape
+from ukd.objectives.attention import Attention
 from ukd.objectives.base import Batch, Needs, Objective, WeightedSum
+from ukd.objectives.bingo import BINGO
+from ukd.objectives.byol import BYOL
+from ukd.objectives.compress import CompRess
 from ukd.objectives.cosine import Cosine
 from ukd.objectives.coss import CoSS
+from ukd.objectives.dino import DINO
+from ukd.objectives.disco import DisCo
 from ukd.objectives.gram import Gram
+from ukd.objectives.hash import BRCD
+from ukd.objectives.moco import MoCo
+from ukd.objectives.multi import Multi
+from ukd.objectives.regression import Regression
 from ukd.objectives.rkd import RKD
 from ukd.objectives.seed import SEED
 from ukd.objectives.simclr import SimCLR
 from ukd.objectives.smd import SMD
+from ukd.objectives.sskd import SSKD
+from ukd.objectives.tokens import Tokens
+from ukd.objectives.transpose import Transpose, with_inner_options
 
 __all__ = ["OBJECTIVES", "Batch", "Needs", "Objective", "WeightedSum", "build", "options_models"]
 
 OBJECTIVES: dict[str, type[Objective]] = {
+    "attention": Attention,
+    "bingo": BINGO,
+    "compress": CompRess,
     "coss": CoSS,
     "cosine": Cosine,
+    "disco": DisCo,
     "gram": Gram,
+    "hash": BRCD,
+    "multi": Multi,
+    "regression": Regression,
     "rkd": RKD,
     "seed": SEED,
     "smd": SMD,
+    "sskd": SSKD,
+    "tokens": Tokens,
     "simclr": SimCLR,
+    "moco": MoCo,
+    "byol": BYOL,
+    "dino": DINO,
+    "transpose": Transpose,
 }
 
 
@@ -67,7 +93,8 @@ def build(summands: Sequence[Summand], student: Shape, teachers: Sequence[Shape]
 
 def options_models() -> dict[str, type[BaseModel]]:
     """What a recipe may say of each objective: its constructor's keyword arguments, with types and ranges."""
-    return {name: _options_model(name, objective) for name, objective in OBJECTIVES.items()}
+    models = {name: _options_model(name, objective) for name, objective in OBJECTIVES.items()}
+    return models | {"transpose": with_inner_options(models["transpose"], models)}
 
 
 def _build_one(summand: Summand, student: Shape, teachers: Sequence[Shape]) -> Objective:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ukd.objectives.base import Batch, Needs, Objective
 from ukd.objectives.heads import Projector, projector
-from ukd.similarity import cosine
+from ukd.objectives.metrics import by_image
 
 
 class Cosine(Objective):
@@ -21,6 +21,8 @@ class Cosine(Objective):
     after its head S [B, D]:
 
         loss = mean_i (2 - 2 cos(S[i, :], T[i, :]))
+
+    It is `regression` with its default metric and the paper's head.
 
     Args:
         head: The projector: `simreg4` is the paper's, `mlp2` that of CoSS; `none` needs equal widths.
@@ -42,8 +44,8 @@ class Cosine(Objective):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Term `cosine`, in [0, 4]."""
-        similarity = cosine(self.head(batch.student[0].pooled), batch.teacher[0].pooled.detach())
-        return {"cosine": (2 - 2 * similarity).mean()}
+        parts = by_image("cosine", self.head(batch.student[0].pooled), batch.teacher[0].pooled.detach())
+        return {name: part.mean() for name, part in parts.items()}
 
     def teacher_cosine(self, terms: Mapping[str, Tensor]) -> Tensor | None:
         """The mean similarity."""

@@ -1,0 +1,151 @@
+"""Teaching from what the teacher made of the images before the first step: the same targets, and what goes with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests import tiny
+from tests.commands import invoke
+from tests.tiny import World
+from ukd import train
+from ukd.backbones import Teacher, build_backbone
+from ukd.bank import embed
+from ukd.checkpoint import export_backbone
+from ukd.cli.distill import app
+from ukd.distill import build_run, distill
+from ukd.store import StoreError
+from ukd.train import batches, loss_terms
+
+CPU = torch.device("cpu")
+COSINE = {"name": "cosine", "head": "linear"}
+
+
+def cached(world: World, output: Path, **changes: Any) -> dict[str, Any]:
+    return world.distillation(output, objective=COSINE, epochs=1.0, **changes)
+
+
+def count_teacher(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Images that the teacher is shown, one entry a call."""
+    shown: list[int] = []
+    forward = Teacher.forward
+
+    def watched(self: Teacher, views: torch.Tensor, *arguments: Any) -> Any:
+        shown.append(len(views))
+        return forward(self, views, *arguments)
+
+    monkeypatch.setattr(Teacher, "forward", watched)
+    return shown
+
+
+@pytest.mark.parametrize("neighbours", [None, {"k": 3, "nearest": 7}])
+def test_replayed_views_have_the_targets_of_the_same_pixels(
+    neighbours: Any, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = {"teacher_cache": "k_views", "cached_views": 2, "neighbours": neighbours, "precision": "fp64"}
+    run = build_run(tiny.parse(cached(world, tmp_path / "run", **changes)), CPU)
+    assert run.targets is not None
+    for step, batch in zip(range(20), batches(run, 0), strict=False):
+        (found,) = run.targets.look_up(batch, CPU, torch.float64).views
+        (view,) = batch.to_views(CPU, torch.float64)
+        expected = run.teachers[0](view).pooled
+        torch.testing.assert_close(found.pooled, expected, rtol=1e-4, atol=1e-4)
+        if step == 0:
+            shown = count_teacher(monkeypatch)
+            loss_terms(run, run.learner, batch, step)
+            assert shown == [], "the teacher is not asked again"
+            monkeypatch.undo()
+
+
+def test_views_repeat_after_as_many_passes(world: World, tmp_path: Path) -> None:
+    raw = {**cached(world, tmp_path / "run", teacher_cache="k_views", cached_views=2), "epochs": 4.0}
+    run = build_run(tiny.parse(raw), CPU)
+    pixels: dict[tuple[int, int], set[bytes]] = {}
+    for batch in batches(run, 0):
+        assert batch.passes is not None
+        (views,) = batch.to_views(CPU, torch.float32)
+        for index, number, view in zip(batch.index.tolist(), batch.passes.tolist(), views, strict=True):
+            pixels.setdefault((index, number), set()).add(view.numpy().tobytes())
+    assert {number for _, number in pixels} == {0, 1} and len(pixels) == 2 * tiny.NUM_TRAINING
+    assert all(len(seen) == 1 for seen in pixels.values())
+
+
+def test_a_fixed_view_is_that_of_the_evaluation(world: World, tmp_path: Path) -> None:
+    run = build_run(tiny.parse(cached(world, tmp_path / "run", teacher_cache="fixed_view")), CPU)
+    assert run.targets is not None and run.targets.num_passes is None
+    rows = embed(run.teachers[0], run.images, size_px=tiny.SIZE_PX, crop_pct=1.0, device=CPU, num_workers=0)
+    batch = next(iter(batches(run, 0)))
+    (found,) = run.targets.look_up(batch, CPU, torch.float32).views
+    np.testing.assert_array_equal(found.pooled.numpy(), rows[batch.index.numpy()])
+
+
+def test_enough_replayed_views_train_the_student_that_no_cache_trains(world: World, tmp_path: Path) -> None:
+    plain = distill(tiny.parse(cached(world, tmp_path / "plain", precision="fp64")))
+    replayed = distill(tiny.parse(cached(world, tmp_path / "k", precision="fp64", teacher_cache="k_views")))
+    expected, got = tiny.student_weights(plain), tiny.student_weights(replayed)
+    for name, value in expected.items():
+        torch.testing.assert_close(got[name], value, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("mode", ["fixed_view", "k_views"])
+def test_a_bank_is_extracted_once_and_resume_is_exact(
+    mode: str, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = {
+        "teacher_cache": mode,
+        "cached_views": 2,
+        "bank": str(tmp_path / "bank"),
+        "neighbours": {"k": 3, "nearest": 7},
+        "monitor": {"k": 4, "holdout_images": 16, "every_epochs": 9.0},
+        "checkpoint": {"every_epochs": 0.25},
+    }
+    whole = distill(tiny.parse(cached(world, tmp_path / "whole", **changes)))
+    names = {path.name for path in (tmp_path / "bank").iterdir()}
+    assert names == ({"centre"} if mode == "fixed_view" else {"centre", "pass-0", "pass-1"})
+    take_step = train.take_step
+
+    def killed(*arguments: Any) -> Any:
+        if arguments[-1] == 5:
+            raise KeyboardInterrupt
+        return take_step(*arguments)
+
+    shown = count_teacher(monkeypatch)
+    recipe = tiny.parse(cached(world, tmp_path / "killed", **changes))
+    monkeypatch.setattr(train, "take_step", killed)
+    with pytest.raises(KeyboardInterrupt):
+        distill(recipe)
+    monkeypatch.setattr(train, "take_step", take_step)
+    distill(recipe, resume=True)
+    assert sum(shown) == tiny.NUM_HOLDOUT, "only the monitor asks the teacher"
+    assert tiny.state_hash(tmp_path / "killed") == tiny.state_hash(whole)
+
+
+def test_a_bank_of_another_teacher_is_refused_with_the_reason(world: World, tmp_path: Path) -> None:
+    changes = {"bank": str(tmp_path / "bank"), "teacher_cache": "fixed_view"}
+    build_run(tiny.parse(cached(world, tmp_path / "one", **changes)), CPU)
+    (tmp_path / "other").mkdir()
+    export_backbone(tmp_path / "other", "teacher", build_backbone(**tiny.TEACHER, seed=5), {})
+    other = {**cached(world, tmp_path / "two", **changes), "teacher": {"weights": str(tmp_path / "other")}}
+    with pytest.raises(StoreError, match="weights"):
+        build_run(tiny.parse(other), CPU)
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "views": ({"objective": {"name": "disco", "queue_size": 40}}, "it shows the teacher more than one view"),
+    "tokens": ({"objective": {"name": "tokens", "terms": {"map": 1.0}}}, "more of the teacher than its pooled feature"),
+    "turned": ({"objective": "sskd"}, "it shows the teacher turned views"),
+    "mixed": ({"views": {"size_px": 24, "mixup_prob": 0.5}}, "mixed views have no targets of their own"),
+}
+
+
+@pytest.mark.parametrize("mistake", REFUSED)
+def test_what_a_cache_does_not_go_with_is_refused(mistake: str, world: World, tmp_path: Path) -> None:
+    changes, message = REFUSED[mistake]
+    raw = world.distillation(tmp_path / "run", teacher_cache="k_views", **changes)
+    done = invoke(app, tiny.write_recipe(tmp_path / "recipe.yaml", raw), "--check")
+    assert done.exit_code == 2
+    assert "teacher_cache: k_views does not go with" in done.stderr and message in " ".join(done.stderr.split())
