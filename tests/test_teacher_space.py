@@ -16,6 +16,7 @@ from ukd import train
 from ukd.backbones import Teacher, build_backbone
 from ukd.bank import embed
 from ukd.checkpoint import export_backbone
+from ukd.cli.bank import app as bank_app
 from ukd.cli.distill import app
 from ukd.distill import build_run, distill
 from ukd.store import StoreError
@@ -132,6 +133,27 @@ def test_a_bank_of_another_teacher_is_refused_with_the_reason(world: World, tmp_
     other = {**cached(world, tmp_path / "two", **changes), "teacher": {"weights": str(tmp_path / "other")}}
     with pytest.raises(StoreError, match="weights"):
         build_run(tiny.parse(other), CPU)
+
+
+def test_a_bank_is_built_by_its_own_command_and_found_by_the_run(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = cached(world, tmp_path / "run", bank=str(tmp_path / "bank"), teacher_cache="k_views", cached_views=2)
+    recipe = tiny.write_recipe(tmp_path / "recipe.yaml", raw)
+    done = invoke(bank_app, "build", recipe)
+    assert done.exit_code == 0, done.output
+    lines = done.stdout.splitlines()
+    assert [Path(line.split()[0]).name for line in lines] == ["centre", "pass-0", "pass-1"]
+    assert all("144 x 64" in line for line in lines)
+    shown = count_teacher(monkeypatch)
+    build_run(tiny.parse(raw), CPU)
+    assert shown == [], "the run finds what was built"
+
+
+def test_a_recipe_without_a_bank_cannot_build_one(world: World, tmp_path: Path) -> None:
+    done = invoke(bank_app, "build", tiny.write_recipe(tmp_path / "recipe.yaml", cached(world, tmp_path / "run")))
+    assert done.exit_code == 2
+    assert "bank: the recipe names no folder for it; add `bank: FOLDER`" in done.stderr
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {

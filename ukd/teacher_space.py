@@ -81,6 +81,15 @@ class TeacherSpace:
             return CachedTargets([self.centre], replayed=False)
         return CachedTargets([self._of_pass(number) for number in range(self._recipe.cached_views)], replayed=True)
 
+    def extract_all(self) -> list[str]:
+        """Extracts the evaluation views and, if `teacher_cache` repeats views, these; a line about each store."""
+        stores = {CENTRE: self.centre}
+        if self._recipe.teacher_cache == "k_views":
+            stores |= {_name(number): self._of_pass(number) for number in range(self._recipe.cached_views)}
+        folder = Path(str(self._recipe.bank))
+        return [f"{folder / name}  {rows.shape[0]:,} x {rows.shape[1]}  {_megabytes(folder / name):,.1f} MB"
+                for name, rows in stores.items()]  # fmt: skip
+
     def _of_pass(self, number: int) -> Rows:
         """Features [n, D] of the random views of one pass."""
         views = self._recipe.views
@@ -99,11 +108,20 @@ class TeacherSpace:
                 seed=self._recipe.seed,
                 number=number,
             )
-            return self._extract(extractor, f"pass-{number}")
+            return self._extract(extractor, _name(number))
 
     def _extract(self, extractor: Extractor, name: str) -> Rows:
         bank = self._recipe.bank
         return on_disk(extractor, Path(bank) / name) if bank else in_memory(extractor)
+
+
+def _name(number: int) -> str:
+    """What the store of a pass is called."""
+    return f"pass-{number}"
+
+
+def _megabytes(folder: Path) -> float:
+    return sum(path.stat().st_size for path in folder.iterdir()) / 1e6
 
 
 class StandIns:
