@@ -3,10 +3,10 @@ BIN := .venv/bin
 # Touched once the package is installed; older than setup.cfg means: install again.
 INSTALLED := .venv/.installed
 
-.PHONY: help quickstart test lint format schema
+.PHONY: help quickstart test test-slurm lint format schema
 
 help:  ## Show this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
 
 quickstart: $(INSTALLED)  ## Distil a small student on CPU and evaluate it (3 minutes)
 	rm -rf runs/quickstart
@@ -15,6 +15,9 @@ quickstart: $(INSTALLED)  ## Distil a small student on CPU and evaluate it (3 mi
 
 test: lint  ## Lint, types and tests
 	$(BIN)/pytest
+
+test-slurm: $(INSTALLED)  ## Tests of jobs, on a Slurm that they start themselves: needs slurm-wlm and munge
+	$(BIN)/pytest -m slurm
 
 lint: $(INSTALLED)  ## Lint and types alone
 	$(BIN)/ruff check .

@@ -1,7 +1,7 @@
 """How faithfully a student's feature space reproduces its teacher's, without labels. Pure functions of arrays.
 
-Both spaces hold the same n images in the same order; their widths may differ. Neighbours, trustworthiness and
-continuity look at directions alone (cosine); CKA, RankMe and the correlation of lengths take features as they are.
+Both spaces hold the same n images in the same order; their widths may differ. Neighbours by cosine, trustworthiness and
+continuity look at directions alone; everything else takes features as they are.
 """
 
 from __future__ import annotations
@@ -17,7 +17,16 @@ import numpy.typing as npt
 from ukd.data import Images
 from ukd.errors import DataError
 from ukd.eval.presets import NamedPreset
-from ukd.eval.spaces import length_correlation, rankme, trustworthiness, unbiased_cka, unit
+from ukd.eval.raw_neighbours import nearest_others_by_distance
+from ukd.eval.spaces import (
+    dimension_cosine,
+    length_correlation,
+    procrustes_error,
+    rankme,
+    trustworthiness,
+    unbiased_cka,
+    unit,
+)
 from ukd.neighbours import Floats, nearest_others, shared_share
 
 MIN_IMAGES = 4
@@ -53,11 +62,13 @@ class Space:
     Attributes:
         features: [n, D], not normalised.
         neighbours: [n, k] nearest other rows by cosine, at the largest k of the preset that n allows.
+        neighbours_l2: [n, k] those by Euclidean distance.
         rank: RankMe.
     """
 
     features: Floats
     neighbours: npt.NDArray[np.int32]
+    neighbours_l2: npt.NDArray[np.int32]
     rank: float
 
 
@@ -68,20 +79,24 @@ class Fidelity:
     Attributes:
         num_images: n.
         num_ranked: images of trustworthiness and continuity.
-        mutual_knn: share of neighbours in common, in [0, 1], for each k.
-        chance: what unrelated spaces share on average, k / (n - 1), for each k.
+        mutual_knn: share of neighbours by cosine in common, in [0, 1], for each k.
+        mutual_knn_l2: that of neighbours by Euclidean distance.
+        chance: what unrelated spaces share on average, k / (n - 1), for each k, by either.
         cka: unbiased linear CKA; 1 for equal up to rotation and scale, about 0 for unrelated.
         trustworthiness: in [0, 1], low where images near one another in the student are not in the teacher.
         continuity: in [0, 1], low where images near one another in the teacher are not in the student.
         rank: RankMe of the student, 1 to min(n, D).
         teacher_rank: RankMe of the teacher.
         length_correlation: Pearson correlation of the lengths of features.
+        dimension_cosine: mean cosine of dimensions, in [-1, 1]; defined for equal widths.
+        procrustes_error: share of the teacher that the best rotation, scale and offset leave over, 0 to 1.
         warnings: what a reader must know.
     """
 
     num_images: int
     num_ranked: int
     mutual_knn: dict[int, float]
+    mutual_knn_l2: dict[int, float]
     chance: dict[int, float]
     cka: float | None
     trustworthiness: float | None
@@ -89,6 +104,8 @@ class Fidelity:
     rank: float
     teacher_rank: float
     length_correlation: float | None
+    dimension_cosine: float | None
+    procrustes_error: float | None
     warnings: tuple[str, ...]
 
 
@@ -116,7 +133,8 @@ def space_of(features: Floats, preset: Preset) -> Space:
     if len(features) < MIN_IMAGES:
         raise DataError(f"fidelity: {len(features)} images; at least {MIN_IMAGES} are needed")
     most = max((k for k in preset.ks if k < len(features)), default=1)
-    return Space(features, nearest_others(features, most), rankme(features, preset.eps))
+    neighbours = nearest_others(features, most), nearest_others_by_distance(features, most)
+    return Space(features, *neighbours, rankme(features, preset.eps))
 
 
 def compare(student: Space, teacher: Space, preset: Preset, *, seed: int = 0) -> Fidelity:
@@ -140,10 +158,12 @@ def compare(student: Space, teacher: Space, preset: Preset, *, seed: int = 0) ->
     rows = np.sort(np.random.default_rng(seed).permutation(num)[: preset.max_rank_images])
     ours, theirs = unit(student.features[rows]), unit(teacher.features[rows])
     ranked = 2 * preset.rank_k < len(rows)
+    widths = student.features.shape[1], teacher.features.shape[1]
     return Fidelity(
         num_images=num,
         num_ranked=len(rows),
         mutual_knn={k: shared_share(student.neighbours[:, :k], teacher.neighbours[:, :k]) for k in ks},
+        mutual_knn_l2={k: shared_share(student.neighbours_l2[:, :k], teacher.neighbours_l2[:, :k]) for k in ks},
         chance={k: k / (num - 1) for k in ks},
         cka=cka,
         trustworthiness=trustworthiness(theirs, ours, preset.rank_k) if ranked else None,
@@ -151,12 +171,20 @@ def compare(student: Space, teacher: Space, preset: Preset, *, seed: int = 0) ->
         rank=student.rank,
         teacher_rank=teacher.rank,
         length_correlation=lengths,
-        warnings=tuple(_warnings(preset, num, ks, ranked, cka, lengths)),
+        dimension_cosine=dimension_cosine(student.features, teacher.features) if widths[0] == widths[1] else None,
+        procrustes_error=procrustes_error(student.features, teacher.features),
+        warnings=tuple(_warnings(preset, num, ks, ranked, cka, lengths, widths)),
     )
 
 
 def _warnings(
-    preset: Preset, num: int, ks: Sequence[int], ranked: bool, cka: float | None, lengths: float | None
+    preset: Preset,
+    num: int,
+    ks: Sequence[int],
+    ranked: bool,
+    cka: float | None,
+    lengths: float | None,
+    widths: tuple[int, int],
 ) -> Iterator[str]:
     for k in preset.ks:
         if k not in ks:
@@ -164,6 +192,8 @@ def _warnings(
     if not ranked:
         yield f"trustworthiness and continuity left out: k={preset.rank_k} needs more than {2 * preset.rank_k} images"
     if cka is None:
-        yield "CKA left out: a model gives all images the same features"
+        yield "CKA and Procrustes error left out: a model gives all images the same features"
     if lengths is None:
         yield "norm correlation left out: a model gives all features the same length"
+    if widths[0] != widths[1]:
+        yield f"cosine of dimensions left out: features are {widths[0]} wide and the teacher's {widths[1]}"

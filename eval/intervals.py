@@ -1,8 +1,9 @@
-"""Accuracies with their 95 % bootstrap intervals."""
+"""Shares with their 95 % bootstrap intervals."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +11,10 @@ import numpy.typing as npt
 from ukd.data import Labels
 
 NUM_RESAMPLES = 10_000
+MIN_RESAMPLES = 1_000
+MAX_DRAWS = 5 * 10**7
+"""Draws of all resamples together, where values have to be resampled one by one."""
+TILE_DRAWS = 2**20
 ENDS = (0.025, 0.975)
 
 
@@ -51,3 +56,19 @@ def bootstrap_per_class(correct: npt.NDArray[np.bool_], classes: Labels, seed: i
         draws += rng.binomial(num, share, NUM_RESAMPLES) / num
     low, high = np.quantile(draws / len(size), ENDS)
     return Share(float(shares.mean()), float(low), float(high), len(correct))
+
+
+def bootstrap_mean(values: npt.NDArray[np.floating[Any]], seed: int) -> Share:
+    """Give the mean of one value a query, any numbers in [0, 1], with its 95 % percentile-bootstrap interval.
+
+    Of more queries than a few thousand fewer resamples are drawn: their ends differ by less than their rounding.
+    """
+    num = len(values)
+    resamples = int(np.clip(MAX_DRAWS // num, MIN_RESAMPLES, NUM_RESAMPLES))
+    rng, means = np.random.default_rng(seed), np.empty(resamples)
+    step = max(1, TILE_DRAWS // num)
+    for start in range(0, resamples, step):
+        drawn = rng.integers(num, size=(min(step, resamples - start), num))
+        means[start : start + step] = values[drawn].mean(axis=1)
+    low, high = np.quantile(means, ENDS)
+    return Share(float(values.mean()), float(low), float(high), num)

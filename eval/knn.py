@@ -3,29 +3,27 @@
 Two votes, because two literatures use them: self-supervised papers weigh each neighbour by exp(cos / temp)
 (Wu et al. 2018, arXiv:1805.01978; DINO, Caron et al. 2021, arXiv:2104.14294: k = 10, 20, 100, 200; 0.07);
 unsupervised-distillation papers count heads (CompRess, Abbasi Koohpayegani et al. 2020, arXiv:2010.14713;
-SimReg, Navaneet et al. 2021, arXiv:2201.05131: k = 1, 20). One search at the largest k serves every row.
+SimReg, Navaneet et al. 2021, arXiv:2201.05131: k = 1, 20). Two libraries whose figures are quoted weigh at k = 200 and
+0.1: lightly (lightly-ai/lightly:benchmarks/imagenet/resnet50/knn_eval.py) by cosine, VISSL by the inner product of
+features that it does not normalise (facebookresearch/vissl:vissl/config/defaults.yaml, L2_NORM_FEATS). One search at
+the largest k serves every row of the same similarity.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from ukd.data import Labels
 from ukd.errors import DataError
 from ukd.eval.intervals import Share, bootstrap
 from ukd.eval.presets import NamedPreset
+from ukd.eval.raw_neighbours import nearest_by_product
+from ukd.eval.votes import NO_CLASS, Ranks, target_ranks
 from ukd.neighbours import Floats, nearest
-
-Scores = npt.NDArray[np.float64]
-
-TILE_ENTRIES = 2**23
-"""Class scores held at once while voting."""
-NO_CLASS = -1
 
 
 @dataclass(frozen=True)
@@ -33,14 +31,20 @@ class Preset(NamedPreset):
     """A vote and its numbers of neighbours.
 
     Attributes:
-        vote: `weighted` by exp(cos / temp), or `majority`, every neighbour counting one.
+        vote: `weighted` by exp(cos / temp); `dot`, nearest by the inner product of features as they are and weighted by
+            exp(product / temp); or `majority`, nearest by cosine and every neighbour counting one.
         ks: numbers of neighbours, a row of the table each.
-        temp: temperature of the weighted vote; None for a majority.
+        temp: temperature of a weighted vote; None for a majority.
     """
 
-    vote: Literal["weighted", "majority"]
+    vote: Literal["weighted", "majority", "dot"]
     ks: tuple[int, ...]
     temp: float | None = None
+
+    @property
+    def norm(self) -> str:
+        """What becomes of the lengths of features, as result files name it."""
+        return "none" if self.vote == "dot" else "l2"
 
 
 PRESETS = {
@@ -48,18 +52,22 @@ PRESETS = {
     for preset in (
         Preset("dino", "weighted", (10, 20, 100, 200), 0.07),
         Preset("ukd", "majority", (1, 20)),
+        Preset("lightly", "weighted", (200,), 0.1),
+        Preset("vissl", "dot", (200,), 0.1),
     )
 }
 
 
 @dataclass(frozen=True)
 class Row:
-    """The figures of one preset at one k."""
+    """The figures of one preset at one k; their standard deviations over draws of the bank where several were made."""
 
     preset: Preset
     k: int
     top1: Share
     top5: Share
+    top1_std: float | None = None
+    top5_std: float | None = None
 
 
 @dataclass(frozen=True)
@@ -79,12 +87,12 @@ def evaluate(
     *,
     seed: int = 0,
 ) -> KnnResult:
-    """Classify queries by their nearest bank rows under every preset, from one exact search.
+    """Classify queries by their nearest bank rows under every preset, from one exact search for each similarity.
 
     A row whose k exceeds the bank is left out with a warning. A query of a class the bank lacks is an error.
 
     Args:
-        queries: [q, D] features, any scale; cosine is used.
+        queries: [q, D] features, not normalised.
         query_labels: [q] any integers.
         bank: [n, D] features.
         bank_labels: [n] any integers.
@@ -93,6 +101,24 @@ def evaluate(
 
     Raises:
         DataError: no queries, a label too few or too many, a broken row, or every k exceeds the bank.
+    """
+    ranks, warnings = ranks_of(queries, query_labels, bank, bank_labels, presets)
+    rows = [
+        Row(preset, k, bootstrap(found < 1, seed), bootstrap(found < 5, seed)) for (preset, k), found in ranks.items()
+    ]
+    return KnnResult(tuple(rows), warnings)
+
+
+def ranks_of(
+    queries: Floats, query_labels: Labels, bank: Floats, bank_labels: Labels, presets: Sequence[Preset]
+) -> tuple[Mapping[tuple[Preset, int], Ranks], tuple[str, ...]]:
+    """Rank each query's own class, 0 for the predicted one, under every preset and k; arguments as for `evaluate`.
+
+    Returns:
+        Preset and k to ranks [q], in the order of the table, and what a reader of them must know.
+
+    Raises:
+        DataError: as `evaluate`.
     """
     for name, features, labels in (("queries", queries, query_labels), ("bank", bank, bank_labels)):
         if not len(features) or len(features) != len(labels):
@@ -105,104 +131,19 @@ def evaluate(
         asked = ", ".join(str(k) for k in sorted({k for _, k in wanted}))
         raise DataError(f"knn: k={asked} but the bank holds {len(bank)} images; choose k <= {len(bank)}")
     classes, bank_classes = np.unique(bank_labels, return_inverse=True)
-    similarity, index = nearest(queries, bank, max(possible))
-    labels = bank_classes[index]
     targets = _class_numbers(query_labels, classes)
-    rows = []
-    for preset in presets:
-        ks = sorted(k for k in set(preset.ks) if k <= len(bank))
-        ranks = target_ranks(similarity, labels, targets, len(classes), ks, preset.temp) if ks else {}
-        rows += [Row(preset, k, bootstrap(ranks[k] < 1, seed), bootstrap(ranks[k] < 5, seed)) for k in ks]
-    return KnnResult(tuple(rows), tuple(_warnings(wanted, len(bank), query_labels, classes)))
-
-
-def weighted_vote(similarity: Floats, labels: Labels, num_classes: int, temp: float) -> Scores:
-    """Score classes by sum_j exp((cos_j - max_j cos_j) / temp) over the neighbours j of each class.
-
-    Taking the maximum off scales all its scores alike: no ranking changes and no temperature overflows.
-
-    Args:
-        similarity: [q, k] cosine, best first.
-        labels: [q, k] classes of the neighbours, 0 to num_classes - 1.
-        num_classes: width of the scores.
-        temp: temperature, > 0.
-
-    Returns:
-        Scores [q, num_classes] >= 0; a class without a neighbour has 0.
-    """
-    return _sum_by_class(_weights(similarity, temp), labels, num_classes)
-
-
-def majority_vote(labels: Labels, num_classes: int) -> Scores:
-    """Count the neighbours of each class: labels [q, k] to counts [q, num_classes]."""
-    return _sum_by_class(np.ones(labels.shape), labels, num_classes)
-
-
-def rank_of(targets: Labels, scores: Scores) -> npt.NDArray[np.int64]:
-    """Count the classes placed before each target class; ties go to the lowest class, as argmax has it.
-
-    Args:
-        targets: [q] class numbers, or -1 for a class that cannot be voted for.
-        scores: [q, C].
-
-    Returns:
-        Ranks [q], 0 for the predicted class; at least 5 where the target has no vote at all, so that top-5
-        counts only classes among the neighbours.
-    """
-    own = np.take_along_axis(scores, np.maximum(targets, 0)[:, None], axis=1)
-    before = np.arange(scores.shape[1]) < targets[:, None]
-    ranks: npt.NDArray[np.int64] = ((scores > own) | ((scores == own) & before)).sum(axis=1)
-    ranks[(targets == NO_CLASS) | (own[:, 0] <= 0)] = max(scores.shape[1], 5)
-    return ranks
-
-
-def target_ranks(
-    similarity: Floats,
-    labels: Labels,
-    targets: Labels,
-    num_classes: int,
-    ks: Sequence[int],
-    temp: float | None,
-) -> dict[int, npt.NDArray[np.int64]]:
-    """Rank each query's own class in the vote of its first k neighbours, for every k, in one pass.
-
-    Args:
-        similarity: [q, K] cosine, best first.
-        labels: [q, K] class numbers of the neighbours.
-        targets: [q] class numbers of the queries, -1 for one that no neighbour can have.
-        num_classes: classes of the bank.
-        ks: numbers of neighbours, each <= K.
-        temp: temperature of the weighted vote; None for a majority.
-
-    Returns:
-        k to ranks [q], as `rank_of` gives them.
-    """
-    ranks = {k: np.empty(len(labels), dtype=np.int64) for k in ks}
-    for tile in _tiles(len(labels), max(num_classes, labels.shape[1])):
-        weight = np.ones(labels[tile].shape) if temp is None else _weights(similarity[tile], temp)
-        scores, done = np.zeros((len(weight), num_classes)), 0
-        for k in sorted(ks):
-            scores += _sum_by_class(weight[:, done:k], labels[tile, done:k], num_classes)
-            ranks[k][tile] = rank_of(targets[tile], scores)
-            done = k
-    return ranks
-
-
-def _weights(similarity: Floats, temp: float) -> Scores:
-    wide = similarity.astype(np.float64)
-    return np.exp((wide - wide[:, :1]) / temp)
-
-
-def _sum_by_class(weights: Scores, labels: Labels, num_classes: int) -> Scores:
-    """Add weights [q, k] up by label into [q, C]; the cells in between are never one-hot."""
-    cells = labels + num_classes * np.arange(len(labels))[:, None]
-    sums = np.bincount(cells.ravel(), weights.ravel(), minlength=len(labels) * num_classes)
-    return sums.reshape(len(labels), num_classes).astype(np.float64, copy=False)
-
-
-def _tiles(num: int, width: int) -> Iterator[slice]:
-    step = max(1, TILE_ENTRIES // width)
-    return (slice(start, start + step) for start in range(0, num, step))
+    found = {}
+    for search, norm in ((nearest, "l2"), (nearest_by_product, "none")):
+        ks = {preset: sorted(k for k in set(preset.ks) if k <= len(bank)) for preset in presets if preset.norm == norm}
+        if not any(ks.values()):
+            continue
+        similarity, index = search(queries, bank, max(k for each in ks.values() for k in each))
+        for preset in (each for each in ks if ks[each]):
+            found[preset] = target_ranks(
+                similarity, bank_classes[index], targets, len(classes), ks[preset], preset.temp
+            )
+    ranks = {(preset, k): found[preset][k] for preset in presets if preset in found for k in sorted(found[preset])}
+    return ranks, tuple(_warnings(wanted, len(bank), query_labels, classes))
 
 
 def _class_numbers(labels: Labels, classes: Labels) -> Labels:

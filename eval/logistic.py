@@ -8,6 +8,7 @@ still points away from those of the optimum.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -54,6 +55,17 @@ class LogisticFit:
         found: Wide = self._model.predict_proba((features - self._mean) / self._scale)
         return found
 
+    def logits(self, features: Floats) -> Wide:
+        """Logarithms [n, C] of those probabilities, each row but for a constant."""
+        decided: Wide = self._model.decision_function((features - self._mean) / self._scale)
+        return decided if decided.ndim == 2 else np.column_stack([np.zeros_like(decided), decided])
+
+    @property
+    def classes(self) -> Labels:
+        """The classes [C], ascending."""
+        found: Labels = self._model.classes_
+        return found
+
     def correct(self, features: Floats, labels: Labels) -> npt.NDArray[np.bool_]:
         """Say of each image [n, D] whether its most probable class is its label [n]; ties go to the lowest."""
         right: npt.NDArray[np.bool_] = self._model.classes_[self.probabilities(features).argmax(axis=1)] == labels
@@ -67,3 +79,31 @@ class LogisticFit:
         penalty = self._model.coef_ / (self._model.C * len(residual))
         steepest = max(np.abs(residual.T @ self._rows + penalty).max(), np.abs(residual.sum(axis=0)).max())
         return float(steepest), int(self._model.n_iter_.max())
+
+
+def fit_warnings(
+    name: str, tol: float, curve: Sequence[tuple[float, float]], chosen: float, grad_norm: float
+) -> Iterator[str]:
+    """Say what a reader must know of a search for C: fits that have not converged, and a choice at an end of the grid.
+
+    Args:
+        name: Of the protocol.
+        tol: The certificate that was wanted.
+        curve: Each C of the grid, ascending, with its certificate.
+        chosen: The chosen C.
+        grad_norm: Certificate of the final fit.
+    """
+    loose = [fit for fit in curve if fit[1] > tol]
+    if loose:
+        c, worst = max(loose, key=lambda fit: fit[1])
+        yield (
+            f"{name}: {len(loose)} of {len(curve)} fits have not converged, the worst at C={c:.3g} with "
+            f"a gradient of {worst:.1e} where {tol:.0e} is wanted; C may be chosen wrongly"
+        )
+    if grad_norm > tol:
+        yield (
+            f"{name}: the final fit at C={chosen:.3g} has not converged: its gradient is {grad_norm:.1e} where "
+            f"{tol:.0e} is wanted"
+        )
+    if chosen in (curve[0][0], curve[-1][0]):
+        yield f"{name}: the chosen C={chosen:.3g} is an end of the grid; a better one may lie beyond it"

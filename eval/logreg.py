@@ -12,17 +12,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
+import torch
 
 from ukd.data import Labels
 from ukd.errors import DataError
 from ukd.eval.intervals import Share, bootstrap, bootstrap_per_class
-from ukd.eval.logistic import LogisticFit
+from ukd.eval.logistic import LogisticFit, fit_warnings
+from ukd.eval.logistic_grid import Head, fit_all
 from ukd.eval.presets import NamedPreset
+from ukd.eval.splits import check_classes, single_image_warning, stratified_holdout
 from ukd.neighbours import Floats
-
-NAMED = 5
-"""Classes that a message names."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +103,7 @@ def evaluate(
     class_names: Sequence[str] | None = None,
     seed: int = 0,
     advance: Callable[[int], None] | None = None,
+    device: torch.device | None = None,
 ) -> LogregResult:
     """Choose C on held-out training images, fit all of them with it, and classify the test images.
 
@@ -118,6 +118,7 @@ def evaluate(
         class_names: names of the class numbers, for messages.
         seed: seed of the choice of held-out images and of the bootstrap intervals.
         advance: called with 1 after every fit.
+        device: where all C are fitted at once; None fits one after the other with scikit-learn.
 
     Raises:
         DataError: no images, a label too few or too many, one class only, a class of the test images without
@@ -128,18 +129,16 @@ def evaluate(
             raise DataError(
                 f"logreg: {name}: {len(features)} images with {len(labels)} labels; every image needs one label"
             )
-    _check_classes(train_labels, test_labels, class_names)
-    heldout = stratified_holdout(train_labels, preset.heldout_share, seed)
-    fit = LogisticFit(train[~heldout], train_labels[~heldout], tol=preset.tol, max_iter=preset.max_iter)
+    check_classes("logreg", train_labels, test_labels, class_names)
+    heldout = stratified_holdout("logreg", train_labels, preset.heldout_share, seed)
     curve = []
-    for c in preset.cs:
-        fit.to(c)
+    fits = _fits(train[~heldout], train_labels[~heldout], preset.cs, preset, device)
+    for c, fit in zip(preset.cs, fits, strict=True):
         curve.append(Candidate(c, float(fit.correct(train[heldout], train_labels[heldout]).mean()), *fit.certificate()))
         if advance:
             advance(1)
     best = max(curve, key=lambda candidate: candidate.heldout_top1)
-    final = LogisticFit(train, train_labels, tol=preset.tol, max_iter=preset.max_iter)
-    final.to(best.c)
+    (final,) = _fits(train, train_labels, [best.c], preset, device)
     if advance:
         advance(1)
     grad_norm, _ = final.certificate()
@@ -156,60 +155,21 @@ def evaluate(
     )
 
 
-def stratified_holdout(labels: Labels, share: float, seed: int) -> npt.NDArray[np.bool_]:
-    """Hold a share of every class out, rounded, but at least one image and never the only one.
-
-    Args:
-        labels: [n] any integers.
-        share: in (0, 1).
-        seed: seed of the choice.
-
-    Returns:
-        [n], true where held out.
-
-    Raises:
-        DataError: no class has a second image.
-    """
-    rng = np.random.default_rng(seed)
-    heldout = np.zeros(len(labels), dtype=np.bool_)
-    for each in np.unique(labels):
-        rows = rng.permutation(np.flatnonzero(labels == each))
-        heldout[rows[: min(max(1, round(share * len(rows))), len(rows) - 1)]] = True
-    if not heldout.any():
-        raise DataError("logreg: every class has one training image, so none can be held out to choose C; give more")
-    return heldout
-
-
-def _check_classes(train_labels: Labels, test_labels: Labels, names: Sequence[str] | None) -> None:
-    missing = np.setdiff1d(test_labels, train_labels)
-    if len(missing):
-        listed = ", ".join(names[each] if names and each < len(names) else str(each) for each in missing[:NAMED])
-        more = ", ..." if len(missing) > NAMED else ""
-        raise DataError(
-            f"logreg: {len(missing)} classes of the test images have no training image ({listed}{more}); "
-            "train and test must hold the same classes"
-        )
-    if len(np.unique(train_labels)) < 2:
-        raise DataError("logreg: all training images are of one class; at least two are needed")
+def _fits(
+    features: Floats, labels: Labels, cs: Sequence[float], preset: Preset, device: torch.device | None
+) -> Iterator[LogisticFit | Head]:
+    if device is not None:
+        yield from fit_all(features, labels, cs, tol=preset.tol, max_iter=preset.max_iter, device=device)
+        return
+    fit = LogisticFit(features, labels, tol=preset.tol, max_iter=preset.max_iter)
+    for c in cs:
+        fit.to(c)
+        yield fit
 
 
 def _warnings(
     preset: Preset, curve: Sequence[Candidate], best: Candidate, grad_norm: float, train_labels: Labels
 ) -> Iterator[str]:
-    loose = [candidate for candidate in curve if candidate.grad_norm > preset.tol]
-    if loose:
-        worst = max(loose, key=lambda candidate: candidate.grad_norm)
-        yield (
-            f"{preset.name}: {len(loose)} of {len(curve)} fits have not converged, the worst at C={worst.c:.3g} with "
-            f"a gradient of {worst.grad_norm:.1e} where {preset.tol:.0e} is wanted; C may be chosen wrongly"
-        )
-    if grad_norm > preset.tol:
-        yield (
-            f"{preset.name}: the final fit at C={best.c:.3g} has not converged: its gradient is {grad_norm:.1e} where "
-            f"{preset.tol:.0e} is wanted"
-        )
-    if best in (curve[0], curve[-1]):
-        yield f"{preset.name}: the chosen C={best.c:.3g} is an end of the grid; a better one may lie beyond it"
-    single = int((np.unique(train_labels, return_counts=True)[1] == 1).sum())
-    if single:
-        yield f"{single} classes have a single training image, which is never held out"
+    certificates = [(candidate.c, candidate.grad_norm) for candidate in curve]
+    yield from fit_warnings(preset.name, preset.tol, certificates, best.c, grad_norm)
+    yield from single_image_warning(train_labels)

@@ -106,13 +106,17 @@ def source_of(checkpoints: Sequence[str]) -> Source:
 def show_fidelity(console: Console, measured: Sequence[Measured[Figures]]) -> None:
     """Print every figure, what chance and the teacher would have, and every warning once."""
     first = measured[0].figures.fidelity
-    columns = [*(f"{'kNN' if i == 0 else ''}\nk={k}" for i, k in enumerate(first.mutual_knn))]
-    columns += ["CKA", "trust-\nworthy", "conti-\nnuous", "RankMe", "norm\ncorr."]
+    ks = [f"\nk={k}" for k in first.mutual_knn]
+    columns = ["kNN" + ks[0], *ks[1:], "CKA", "trust-\nworthy", "conti-\nnuous", "RankMe", "norm\ncorr."]
     title = f"Fidelity to the teacher on {first.num_images} images, mutual kNN in %"
     cells = [_cells(each.figures.fidelity) for each in measured]
     console.print(tables.model_table(title, columns, measured, cells))
+    columns = ["L2 kNN" + ks[0], *ks[1:], "cosine of\ndimensions", "Procrustes\nerror"]
+    title = "Distances and dimensions, features as they are"
+    cells = [_raw_cells(each.figures.fidelity) for each in measured]
+    console.print(tables.model_table(title, columns, measured, cells))
     chance = ", ".join(f"{tables.percent(share)} % at k={k}" for k, share in first.chance.items())
-    console.print(f"chance: mutual kNN {chance}; CKA 0", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"chance: mutual kNN of either kind {chance}; CKA 0", highlight=False, markup=False, soft_wrap=True)
     for figures in {each.figures.teacher: each.figures for each in measured}.values():
         line = f"RankMe of the teacher {figures.teacher}: {figures.fidelity.teacher_rank:.1f} of {figures.teacher_dim}"
         console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -130,7 +134,12 @@ def _teacher(checkpoint: str, against: str | None) -> Subject:
 
 
 def _metrics(fidelity: Fidelity) -> Iterator[tuple[str, Metric]]:
-    for name, shares in (("mutual_knn", fidelity.mutual_knn), ("mutual_knn_chance", fidelity.chance)):
+    by_k = {
+        "mutual_knn": fidelity.mutual_knn,
+        "mutual_knn_l2": fidelity.mutual_knn_l2,
+        "mutual_knn_chance": fidelity.chance,
+    }
+    for name, shares in by_k.items():
         for k, share in shares.items():
             yield f"{name}_k{k}", Metric(share, fidelity.num_images)
     figures = {
@@ -140,6 +149,8 @@ def _metrics(fidelity: Fidelity) -> Iterator[tuple[str, Metric]]:
         "rankme": (fidelity.rank, fidelity.num_images),
         "rankme_teacher": (fidelity.teacher_rank, fidelity.num_images),
         "norm_correlation": (fidelity.length_correlation, fidelity.num_images),
+        "dimension_cosine": (fidelity.dimension_cosine, fidelity.num_images),
+        "procrustes_error": (fidelity.procrustes_error, fidelity.num_images),
     }
     yield from ((name, Metric(value, num)) for name, (value, num) in figures.items() if value is not None)
 
@@ -149,3 +160,9 @@ def _cells(fidelity: Fidelity) -> list[str]:
     cka, trust, continuity, lengths = ("-" if value is None else f"{value:.3f}" for value in values)
     shared = [tables.percent(share) for share in fidelity.mutual_knn.values()]
     return [*shared, cka, trust, continuity, f"{fidelity.rank:.1f}", lengths]
+
+
+def _raw_cells(fidelity: Fidelity) -> list[str]:
+    values = fidelity.dimension_cosine, fidelity.procrustes_error
+    shared = [tables.percent(share) for share in fidelity.mutual_knn_l2.values()]
+    return [*shared, *("-" if value is None else f"{value:.3f}" for value in values)]

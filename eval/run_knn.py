@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from rich.console import Console
 from ukd.errors import UserError
 from ukd.eval import tables
 from ukd.eval.extraction import Extraction
+from ukd.eval.fewshot import FewShotPreset, FewShots, evaluate_few_shots, few_shot_preset
+from ukd.eval.in_bank import OWN_TEACHER, run_in_bank
 from ukd.eval.knn import PRESETS, KnnResult, Preset, Row, evaluate
 from ukd.eval.labelled import Sources
 from ukd.eval.presets import customised, find
@@ -18,6 +21,8 @@ from ukd.eval.results import Metric
 from ukd.eval.runner import SEED, Entry, LabelledTask, Measured, Rows, run_labelled
 from ukd.neighbours import backend
 
+NUM_TRIES = 5
+"""Draws of a few-shot bank."""
 REFERENCE = ("weighted", 20)
 """Vote and k of the closing line if they were run; DINO's paper reports this k."""
 
@@ -30,14 +35,60 @@ def run_knn(
     extraction: Extraction,
     baselines: bool,
     output: Path | None,
+    few: FewShots | None = None,
+    bank_checkpoint: str | None = None,
 ) -> tuple[list[Measured[KnnResult]], list[Path]]:
-    """Classify by nearest neighbours under every preset; arguments as `runner.run_labelled`."""
+    """Classify by nearest neighbours under every preset.
+
+    Args:
+        checkpoints: As for `runner.run_labelled`, as are the others not named here.
+        sources: Labelled images.
+        presets: Votes.
+        extraction: How features are extracted.
+        baselines: Measure a run's baselines too.
+        output: One file for all results.
+        few: Draws of few-shot banks; None takes the whole bank.
+        bank_checkpoint: Whose features the bank holds, as for `run_in_bank`; None takes each model's own.
+
+    Raises:
+        UserError: A checkpoint, the images or the output cannot be used.
+    """
+    if bank_checkpoint:
+        owner = "teacher" if bank_checkpoint == OWN_TEACHER else "given"
+        presets = [replace(preset, name=f"{preset.name}-in-{owner}-bank") for preset in presets]
+    reported = [few_shot_preset(preset, few) for preset in presets] if few else presets
 
     def measure(train: Rows, test: Rows) -> KnnResult:
-        return evaluate(test.features, test.labels, train.features, train.labels, presets, seed=SEED)
+        arrays = test.features, test.labels, train.features, train.labels
+        if few:
+            return evaluate_few_shots(*arrays, presets, few, seed=SEED)
+        return evaluate(*arrays, presets, seed=SEED)
 
-    task = LabelledTask("knn", "l2", {"search": backend()}, measure, partial(_entries, presets))
+    task = LabelledTask("knn", "l2", {"search": backend()}, measure, partial(_entries, reported))
+    if bank_checkpoint:
+        return run_in_bank(
+            task,
+            checkpoints,
+            bank_checkpoint,
+            sources=sources,
+            extraction=extraction,
+            baselines=baselines,
+            output=output,
+        )
     return run_labelled(task, checkpoints, sources=sources, extraction=extraction, baselines=baselines, output=output)
+
+
+def few_shots(shots: int | None, tries: int | None) -> FewShots | None:
+    """The draws that the options name, with seeds 0, 1, ...; None for the whole bank.
+
+    Raises:
+        UserError: Draws are asked for, but not of how many images.
+    """
+    if shots is None:
+        if tries is not None:
+            raise UserError("knn: --tries counts draws of few-shot banks; give --shots too")
+        return None
+    return FewShots(shots, tuple(range(SEED, SEED + (tries or NUM_TRIES))))
 
 
 def choose_presets(names: Sequence[str], ks: Sequence[int], temp: float | None) -> list[Preset]:
@@ -65,7 +116,11 @@ def show_knn(console: Console, measured: Sequence[Measured[KnnResult]]) -> None:
     votes = ["", *(row.preset.vote for row in rows)]
     columns = [f"{row.preset.vote if row.preset.vote != votes[i] else ''}\nk={row.k}" for i, row in enumerate(rows)]
     title = f"kNN top-1 in % of {rows[0].top1.n} images, ± half the 95 % bootstrap interval"
-    top1 = [[tables.with_interval(row.top1) for row in each.figures.rows] for each in measured]
+    first = rows[0].preset
+    if isinstance(first, FewShotPreset):
+        title = f"kNN top-1 in % of {rows[0].top1.n} images, mean of {len(first.seeds)} banks of {first.shots} a class,"
+        title += "\n± half the 95 % bootstrap interval, and sd, the deviation over banks"
+    top1 = [[_top1(row) for row in each.figures.rows] for each in measured]
     console.print(tables.model_table(title, columns, measured, top1, sizes=True))
     title = "kNN top-5 in %, classes among the neighbours only"
     top5 = [[tables.percent(row.top5.value) for row in each.figures.rows] for each in measured]
@@ -76,6 +131,11 @@ def show_knn(console: Console, measured: Sequence[Measured[KnnResult]]) -> None:
     tables.show_kept(console, measured, [_reference(each.figures.rows).top1 for each in measured], what)
 
 
+def _top1(row: Row) -> str:
+    shown = tables.with_interval(row.top1)
+    return shown if row.top1_std is None else f"{shown}\n[dim]sd {tables.percent(row.top1_std)}[/]"
+
+
 def _entries(presets: Sequence[Preset], figures: KnnResult) -> Iterator[Entry]:
     for preset in presets:
         metrics = {
@@ -84,7 +144,14 @@ def _entries(presets: Sequence[Preset], figures: KnnResult) -> Iterator[Entry]:
             if row.preset == preset
             for name, share in (("top1", row.top1), ("top5", row.top5))
         }
-        yield Entry(preset, metrics, figures.warnings)
+        deviations = {
+            f"{name}_k{row.k}_std": Metric(deviation, len(preset.seeds))
+            for row in figures.rows
+            if row.preset == preset and isinstance(preset, FewShotPreset)
+            for name, deviation in (("top1", row.top1_std), ("top5", row.top5_std))
+            if deviation is not None
+        }
+        yield Entry(preset, metrics | deviations, figures.warnings, norm=preset.norm)
 
 
 def _reference(rows: Sequence[Row]) -> Row:

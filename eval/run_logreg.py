@@ -7,8 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 import sklearn
+import torch
 from rich.console import Console
 
+from ukd.errors import UserError
 from ukd.eval import tables
 from ukd.eval.extraction import Extraction
 from ukd.eval.labelled import Sources
@@ -20,6 +22,11 @@ from ukd.log import progress
 
 Figures = list[LogregResult]
 """A model's figures under every preset."""
+SOLVERS = {
+    "sklearn": f"scikit-learn {sklearn.__version__} newton-cg",
+    "lbfgs": f"torch {torch.__version__} batched L-BFGS",
+}
+"""What finds the optimum, one C after the other or all at once, as result files name it."""
 
 
 def run_logreg(
@@ -30,8 +37,25 @@ def run_logreg(
     extraction: Extraction,
     baselines: bool,
     output: Path | None,
+    solver: str | None = None,
 ) -> tuple[list[Measured[Figures]], list[Path]]:
-    """Classify by logistic regression under every preset; arguments as `runner.run_labelled`."""
+    """Classify by logistic regression under every preset.
+
+    Args:
+        checkpoints: As for `runner.run_labelled`, as are the others not named here.
+        sources: Labelled images.
+        presets: Grids of C.
+        extraction: How features are extracted.
+        baselines: Measure a run's baselines too.
+        output: One file for all results.
+        solver: One of SOLVERS; None takes `lbfgs` on a GPU and `sklearn` on a CPU.
+
+    Raises:
+        UserError: No such solver, or a checkpoint, the images or the output cannot be used.
+    """
+    if solver not in (None, *SOLVERS):
+        raise UserError(f"logreg: no solver {solver!r}; choose from {', '.join(SOLVERS)}")
+    solver = solver or ("sklearn" if extraction.device.type == "cpu" else "lbfgs")
 
     def measure(train: Rows, test: Rows) -> Figures:
         with progress("logistic regressions", sum(preset.num_c + 1 for preset in presets)) as advance:
@@ -45,11 +69,12 @@ def run_logreg(
                     class_names=train.class_names,
                     seed=SEED,
                     advance=advance,
+                    device=extraction.device if solver == "lbfgs" else None,
                 )
                 for preset in presets
             ]
 
-    engine = {"solver": f"scikit-learn {sklearn.__version__} newton-cg"}
+    engine = {"solver": SOLVERS[solver]}
     task = LabelledTask("logreg", "none", engine, measure, _entries, pixels=False)
     return run_labelled(task, checkpoints, sources=sources, extraction=extraction, baselines=baselines, output=output)
 

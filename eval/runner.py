@@ -51,6 +51,8 @@ class Entry:
     metrics: Mapping[str, Metric]
     warnings: Sequence[str] = ()
     selection: Mapping[str, Any] = field(default_factory=dict)
+    norm: str | None = None
+    """What this preset does to the lengths of features, where its task has presets that differ in it."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,7 @@ class ResultFiles:
                 protocol=asdict(entry.preset),
                 metrics=entry.metrics,
                 selection=entry.selection,
+                features={**record.features, "norm": entry.norm or record.features["norm"]},
                 warnings=entry.warnings,
             )
             for entry in entries

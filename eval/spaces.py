@@ -101,6 +101,53 @@ def length_correlation(x: Floats, y: Floats) -> float | None:
     return float(np.corrcoef(*lengths)[0, 1])
 
 
+def dimension_cosine(x: Floats, y: Floats) -> float | None:
+    """Mean over the dimensions of the cosine of their columns: whether each says the same of all images.
+
+    The space similarity of CoSS (arXiv:2409.13939) over all images, on features as they are, not centred. Unlike every
+    other measure here it knows rotations: it is 1 only for equal dimensions in the same order.
+
+    Args:
+        x: [n, D].
+        y: [n, D].
+
+    Returns:
+        A number in [-1, 1]. A dimension that is zero in one of them counts 0; one that is zero in both is left out,
+        and if all are, there is no figure: None.
+    """
+    columns_x, columns_y = unit(x.T), unit(y.T)
+    alive = columns_x.any(axis=1) | columns_y.any(axis=1)
+    return float((columns_x * columns_y)[alive].sum(axis=1).mean()) if alive.any() else None
+
+
+def procrustes_error(x: Floats, y: Floats) -> float | None:
+    """Share of y that the best rotation, scale and offset of x leave unexplained.
+
+    min over orthogonal R and s >= 0 of |s x R - y| / |y|, x and y centred, in the Frobenius norm (Schoenemann 1966,
+    Psychometrika 31:1; as a distance of representations Williams et al. 2021, arXiv:2110.14739): with the singular
+    values of x^T y adding up to c |x| |y| it is sqrt(1 - c^2). Zeros are put beside the narrower of the two, which adds
+    no singular value. Unrelated spaces come near 1 only where images are many more than dimensions.
+
+    Args:
+        x: [n, D].
+        y: [n, E].
+
+    Returns:
+        From 0, equal but for rotation, scale and offset, to 1; None if all rows of one are alike.
+    """
+    if _collapsed(x) or _collapsed(y):
+        return None
+    mean_x, mean_y = x.mean(axis=0, dtype=np.float64), y.mean(axis=0, dtype=np.float64)
+    cross = np.zeros((x.shape[1], y.shape[1]))
+    squared_x = squared_y = 0.0
+    for start in range(0, len(x), TILE_ROWS):
+        rows_x, rows_y = x[start : start + TILE_ROWS] - mean_x, y[start : start + TILE_ROWS] - mean_y
+        cross += rows_x.T @ rows_y
+        squared_x, squared_y = squared_x + float(np.square(rows_x).sum()), squared_y + float(np.square(rows_y).sum())
+    explained = float(np.linalg.svd(cross, compute_uv=False).sum()) ** 2 / (squared_x * squared_y)
+    return float(np.sqrt(max(0.0, 1 - explained)))
+
+
 def unit(features: Floats) -> npt.NDArray[np.float64]:
     """Scale rows [n, D] to unit length; rows of zeros stay."""
     wide = features.astype(np.float64)

@@ -42,6 +42,7 @@ def test_the_wheel_holds_ukd_alone_and_all_of_it(tmp_path: Path) -> None:
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"ukd"}
     assert {name for name in names if name.endswith(".py")} == modules()
     assert "ukd/py.typed" in names
+    assert "ukd/eval/suites/kornblith.yaml" in names
 
 
 def test_eval_has_one_name() -> None:

@@ -17,13 +17,30 @@ def knn(
     download: options.Download = False,
     preset: Annotated[
         list[str] | None,
-        typer.Option(help="dino (weighted vote) or ukd (majority); repeatable.", show_default="both"),
+        typer.Option(
+            help="dino or lightly (weighted vote), ukd (majority) or vissl (weighted, features not normalised); "
+            "repeatable.",
+            show_default="dino and ukd",
+        ),
     ] = None,
     k: Annotated[
         list[int] | None, typer.Option(min=1, help="Neighbours; repeatable.", show_default="the presets'")
     ] = None,
     temp: Annotated[
-        float | None, typer.Option(min=1e-6, help="Temperature of the weighted vote.", show_default="0.07")
+        float | None, typer.Option(min=1e-6, help="Temperature of a weighted vote.", show_default="the preset's")
+    ] = None,
+    shots: Annotated[
+        int | None, typer.Option(min=1, help="Draw this many images of each class for the bank.", show_default="all")
+    ] = None,
+    tries: Annotated[
+        int | None, typer.Option(min=1, help="Draws, with seeds 0, 1, ...; needs --shots.", show_default="5")
+    ] = None,
+    bank_ckpt: Annotated[
+        str | None,
+        typer.Option(
+            help="Whose features the bank holds: `teacher`, the run's own, or as --ckpt; of the same width.",
+            show_default="each model's own",
+        ),
     ] = None,
     size_px: options.SizePx = None,
     crop_pct: options.CropPct = None,
@@ -45,6 +62,8 @@ def knn(
         ckpt,
         sources=options.sources("knn", ckpt, train, test, root, download),
         presets=run_knn.choose_presets(preset or ["dino", "ukd"], k or [], temp),
+        few=run_knn.few_shots(shots, tries),
+        bank_checkpoint=bank_ckpt,
         extraction=options.extraction(device, size_px, crop_pct, batch_size, num_workers, cache, no_cache, features),
         baselines=baselines,
         output=output,

@@ -21,6 +21,12 @@ def logreg(
     num_c: Annotated[
         int | None, typer.Option(min=1, help="Values of C in the grid.", show_default="the presets', 45")
     ] = None,
+    solver: Annotated[
+        str | None,
+        typer.Option(
+            help="sklearn, one C after the other, or lbfgs, all at once.", show_default="lbfgs on a GPU, else sklearn"
+        ),
+    ] = None,
     size_px: options.SizePx = None,
     crop_pct: options.CropPct = None,
     features: options.FeatureKind = "pooled",
@@ -44,6 +50,7 @@ def logreg(
         extraction=options.extraction(device, size_px, crop_pct, batch_size, num_workers, cache, no_cache, features),
         baselines=baselines,
         output=output,
+        solver=solver,
     )
     console = Console()
     run_logreg.show_logreg(console, measured)

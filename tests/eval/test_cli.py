@@ -180,7 +180,7 @@ def test_mistakes_end_in_their_message_and_exit_code_2(
     assert message in complaint and "Traceback" not in complaint
 
 
-@pytest.mark.parametrize("task", ["knn", "logreg", "fidelity"])
+@pytest.mark.parametrize("task", ["extract", "knn", "logreg", "fidelity"])
 def test_help_needs_no_torch(task: str) -> None:
     code = f"import sys; sys.argv = ['ukd-eval', '{task}', '--help']\nfrom ukd.eval.cli import main\ntry:\n  main()\n"
     code += "finally:\n  print('heavy' if {'torch', 'faiss', 'timm', 'sklearn'} & set(sys.modules) else 'light')"

@@ -22,7 +22,7 @@ def test_a_run_is_compared_with_its_teacher(
     assert run_cli(["fidelity", "--ckpt", run], monkeypatch) == 0
     shown = capsys.readouterr().out
     assert max(map(len, shown[: shown.index("chance: ")].splitlines())) <= 80
-    assert "on 80 images" in shown and "chance: mutual kNN 12.7 % at k=10, 25.3 % at k=20;" in shown
+    assert "on 80 images" in shown and "chance: mutual kNN of either kind 12.7 % at k=10, 25.3 % at k=20;" in shown
     assert "note: mutual kNN at k=100 left out: each of the 80 images has 79 others" in shown
     assert re.search(r"RankMe of the teacher \S+pretrained: \d+\.\d of \d+", shown)
     results = stored(run / "results" / "fidelity.json")
@@ -33,9 +33,12 @@ def test_a_run_is_compared_with_its_teacher(
     assert (student["reference"]["role"], student["reference"]["size_px"]) == ("teacher", 16)
     assert (student["data"]["images"]["n"], student["data"]["images"]["of"]) == (80, 80)
     assert list(student["metrics"]) == [
-        *("mutual_knn_k10", "mutual_knn_k20", "mutual_knn_chance_k10", "mutual_knn_chance_k20", "cka_unbiased"),
+        *("mutual_knn_k10", "mutual_knn_k20", "mutual_knn_l2_k10", "mutual_knn_l2_k20"),
+        *("mutual_knn_chance_k10", "mutual_knn_chance_k20", "cka_unbiased"),
         *("trustworthiness", "continuity", "rankme", "rankme_teacher", "norm_correlation"),
+        *("dimension_cosine", "procrustes_error"),
     ]
+    assert "dimension_cosine" not in results[0]["metrics"] and "procrustes_error" in results[0]["metrics"]
     assert student["warnings"] and student["metrics"]["mutual_knn_chance_k10"]["value"] == 10 / 79
 
 
@@ -46,8 +49,10 @@ def test_a_model_compared_with_itself_is_wholly_faithful(
     arguments = ["fidelity", "--ckpt", file, "--against", run, "--images", digits[1]]
     assert run_cli(arguments, monkeypatch) == 0
     (result,) = stored(run / "student.fidelity.json")
-    for name in ("mutual_knn_k10", "cka_unbiased", "trustworthiness", "continuity", "norm_correlation"):
+    same = "mutual_knn_k10", "mutual_knn_l2_k10", "cka_unbiased", "trustworthiness", "continuity", "norm_correlation"
+    for name in (*same, "dimension_cosine"):
         assert result["metrics"][name]["value"] == pytest.approx(1)
+    assert result["metrics"]["procrustes_error"]["value"] == pytest.approx(0, abs=1e-6)
 
 
 def test_labels_have_no_say_and_training_images_stand_in(

@@ -38,6 +38,18 @@ def test_a_run_is_shown_beside_its_teacher(
     assert 0 < student["selection"]["grad_norm"] <= student["protocol"]["tol"]
 
 
+def test_all_c_at_once_are_the_same_figures(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures = {}
+    for solver in ("sklearn", "lbfgs"):
+        arguments = ["logreg", "--ckpt", run, "--num-c", "5", "--no-baselines"]
+        assert run_cli([*arguments, "--solver", solver, "--output", f"{solver}.json"], monkeypatch) == 0
+        (figures[solver],) = stored(Path(f"{solver}.json"))
+    assert figures["lbfgs"]["metrics"] == figures["sklearn"]["metrics"]
+    assert figures["lbfgs"]["selection"]["c"] == figures["sklearn"]["selection"]["c"]
+    assert figures["lbfgs"]["selection"]["grad_norm"] <= 1e-5
+    assert figures["lbfgs"]["engine"]["solver"].startswith("torch ")
+
+
 def test_a_named_class_without_training_images_is_refused_by_name(
     run: Path, digits: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -54,6 +66,7 @@ def test_a_named_class_without_training_images_is_refused_by_name(
     ("arguments", "message"),
     [
         (["--preset", "dino"], "logreg: no preset 'dino'; choose from kornblith, dinov2"),
+        (["--solver", "newton"], "logreg: no solver 'newton'; choose from sklearn, lbfgs"),
         (["--num-c", "0"], "Invalid value for '--num-c'"),
         (["--test", "test.npz"], "logreg: --train and --test go together"),
     ],

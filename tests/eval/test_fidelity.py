@@ -26,7 +26,9 @@ def test_a_space_equal_up_to_rotation_and_scale_is_wholly_faithful(change: str) 
     rotation = np.linalg.qr(gaussian(16, 16, seed=1).astype(np.float64))[0]
     student = {"itself": teacher, "rotated": teacher.astype(np.float64) @ rotation, "scaled": 0.01 * teacher}[change]
     found = fidelity(student, teacher)
-    assert found.mutual_knn == {5: 1, 20: 1}
+    assert found.mutual_knn == {5: 1, 20: 1} == found.mutual_knn_l2
+    assert found.procrustes_error == pytest.approx(0, abs=1e-6)
+    assert (found.dimension_cosine == pytest.approx(1)) == (change != "rotated")
     assert (found.cka, found.length_correlation) == (pytest.approx(1, abs=1e-6), pytest.approx(1, abs=1e-6))
     assert (found.trustworthiness, found.continuity) == (1, 1)
     assert found.rank == pytest.approx(found.teacher_rank)
@@ -38,9 +40,18 @@ def test_unrelated_spaces_are_at_chance() -> None:
     assert found.chance == {5: 5 / 1999, 20: 20 / 1999}
     for k, share in found.mutual_knn.items():
         assert share == pytest.approx(found.chance[k], rel=0.35)
+        assert found.mutual_knn_l2[k] == pytest.approx(found.chance[k], rel=0.35)
+    assert found.procrustes_error > 0.95 and found.dimension_cosine is None  # type: ignore[operator]
+    assert found.warnings == ("cosine of dimensions left out: features are 32 wide and the teacher's 48",)
     assert found.cka == pytest.approx(0, abs=0.01)
     assert found.trustworthiness == pytest.approx(0.5, abs=0.05)
     assert found.rank < 32 < found.teacher_rank < 48
+
+
+def test_lengths_count_for_neighbours_by_distance_alone() -> None:
+    teacher = gaussian(300, 8)
+    found = fidelity(teacher * np.random.default_rng(1).uniform(0.1, 10, (300, 1)), teacher)
+    assert found.mutual_knn[5] == 1 > 0.5 > found.mutual_knn_l2[5]
 
 
 def test_trustworthiness_and_continuity_are_told_apart() -> None:
@@ -63,9 +74,9 @@ def test_what_few_images_cannot_tell_is_left_out_and_said() -> None:
 
 def test_a_collapsed_student_has_a_result() -> None:
     found = fidelity(np.ones((50, 4), dtype=np.float32), gaussian(50, 4))
-    assert found.cka is None is found.length_correlation
+    assert found.cka is None is found.length_correlation is found.procrustes_error
     assert found.rank == pytest.approx(1, abs=1e-4)
-    assert [line.split(" left out")[0] for line in found.warnings] == ["CKA", "norm correlation"]
+    assert [line.split(" left out")[0] for line in found.warnings] == ["CKA and Procrustes error", "norm correlation"]
 
 
 def test_what_cannot_be_compared_is_refused() -> None:

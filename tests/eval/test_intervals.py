@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
+import scipy.stats
 from sklearn.metrics import balanced_accuracy_score
 
-from ukd.eval.intervals import bootstrap, bootstrap_per_class
+from ukd.eval import intervals
+from ukd.eval.intervals import bootstrap, bootstrap_mean, bootstrap_per_class
 
 
 def test_the_interval_is_that_of_resampling_the_queries() -> None:
@@ -43,3 +46,25 @@ def test_the_interval_per_class_is_that_of_resampling_each_class() -> None:
         [rng.choice(correct[labels == each], (4000, (labels == each).sum())).mean(axis=1) for each in range(3)], axis=0
     )
     np.testing.assert_allclose((share.low, share.high), np.quantile(resampled, (0.025, 0.975)), atol=0.008)
+
+
+def test_the_interval_of_a_mean_is_scipys(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.random.default_rng(0).beta(2, 5, 200)
+    share = bootstrap_mean(values, seed=0)
+    expected = scipy.stats.bootstrap((values,), np.mean, method="percentile", rng=1).confidence_interval
+    assert share.value == values.mean() and share.n == 200
+    np.testing.assert_allclose((share.low, share.high), expected, atol=0.003)
+    monkeypatch.setattr(intervals, "TILE_DRAWS", 30_000)
+    assert bootstrap_mean(values, seed=0) == share
+
+
+def test_of_yes_or_no_it_is_that_of_counts() -> None:
+    correct = np.random.default_rng(0).random(300) < 0.7
+    mean, counted = bootstrap_mean(correct.astype(float), seed=0), bootstrap(correct, seed=0)
+    np.testing.assert_allclose((mean.low, mean.high), (counted.low, counted.high), atol=0.008)
+
+
+def test_of_very_many_values_fewer_resamples_are_enough() -> None:
+    values = np.random.default_rng(0).random(60_000)
+    share, spread = bootstrap_mean(values, seed=0), 1.96 * values.std() / 60_000**0.5
+    np.testing.assert_allclose((share.low, share.high), (share.value - spread, share.value + spread), atol=3e-4)

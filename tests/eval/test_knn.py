@@ -14,16 +14,13 @@ from sklearn.datasets import load_digits
 from sklearn.neighbors import KNeighborsClassifier
 
 from ukd.errors import DataError
-from ukd.eval import knn
+from ukd.eval import votes
 from ukd.eval.knn import (
     PRESETS,
     Preset,
     evaluate,
-    majority_vote,
-    rank_of,
-    target_ranks,
-    weighted_vote,
 )
+from ukd.eval.votes import majority_vote, rank_of, target_ranks, weighted_vote
 from ukd.neighbours import nearest
 
 Split = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
@@ -70,7 +67,8 @@ def test_weighted_is_scikit_learns_and_lightlys(split: Split, k: int) -> None:
 def test_top1_and_top5_are_the_accuracies_of_these_predictions(split: Split) -> None:
     queries, targets, bank, labels = split
     rows = {(row.preset.name, row.k): row for row in evaluate(*split, list(PRESETS.values())).rows}
-    assert list(rows) == [("dino", 10), ("dino", 20), ("dino", 100), ("dino", 200), ("ukd", 1), ("ukd", 20)]
+    dino = [("dino", k) for k in (10, 20, 100, 200)]
+    assert list(rows) == [*dino, ("ukd", 1), ("ukd", 20), ("lightly", 200), ("vissl", 200)]
     similarity, index = nearest(queries, bank, 20)
     scores = weighted_vote(similarity, labels[index], labels.max() + 1, temp=0.07)
     best = np.argsort(-scores, axis=1, kind="stable")[:, :5]
@@ -80,6 +78,29 @@ def test_top1_and_top5_are_the_accuracies_of_these_predictions(split: Split) -> 
     counts = majority_vote(labels[index], labels.max() + 1)
     assert rows["ukd", 20].top1.value == np.mean(counts.argmax(axis=1) == targets)
     assert rows["ukd", 1].top5 == rows["ukd", 1].top1
+
+
+def test_lightly_is_lightlys(split: Split) -> None:
+    queries, targets, bank, labels = split
+    unit_queries, unit_bank = (torch.nn.functional.normalize(torch.from_numpy(x), dim=1) for x in (queries, bank))
+    theirs = knn_predict(unit_queries, unit_bank.T, torch.from_numpy(labels), int(labels.max()) + 1, 200, 0.1)
+    (row,) = evaluate(*split, [PRESETS["lightly"]]).rows
+    assert row.top1.value == np.mean(theirs[:, 0].numpy() == targets)
+
+
+def test_vissl_is_the_vote_of_the_inner_products_of_features_as_they_are() -> None:
+    queries, targets, bank, labels = random_split(60, 400)
+    stretched = bank * np.random.default_rng(1).uniform(0.2, 1, (400, 1)).astype(np.float32)
+    right = []
+    for query, target in zip(0.1 * queries.astype(np.float64), targets, strict=True):
+        products = stretched.astype(np.float64) @ query
+        votes_of = np.zeros(labels.max() + 1)
+        for j in sorted(range(400), key=lambda j: -products[j])[:200]:
+            votes_of[labels[j]] += np.exp(products[j] / 0.1)
+        right.append(votes_of.argmax() == target)
+    vissl, lightly = evaluate(0.1 * queries, targets, stretched, labels, [PRESETS["vissl"], PRESETS["lightly"]]).rows
+    assert vissl.top1.value == np.mean(right) != lightly.top1.value
+    assert (PRESETS["vissl"].norm, PRESETS["lightly"].norm) == ("none", "l2")
 
 
 def test_votes_by_hand() -> None:
@@ -119,7 +140,7 @@ def test_neither_the_banks_order_nor_the_rows_length_matters(seed: int) -> None:
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(bank))
     stretched = (bank * 2.0 ** rng.integers(-9, 9, (len(bank), 1))).astype(np.float32)
-    presets = list(PRESETS.values())
+    presets = [preset for preset in PRESETS.values() if preset.norm == "l2"]
     plain = evaluate(queries, targets, bank, labels, presets)
     assert evaluate(queries, targets, bank[order], labels[order], presets) == plain
     assert evaluate(queries * 4, targets, stretched, labels, presets) == plain
@@ -127,7 +148,7 @@ def test_neither_the_banks_order_nor_the_rows_length_matters(seed: int) -> None:
 
 def test_tiles_change_nothing(split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = evaluate(*split, list(PRESETS.values()))
-    monkeypatch.setattr(knn, "TILE_ENTRIES", 1000)
+    monkeypatch.setattr(votes, "TILE_ENTRIES", 1000)
     assert evaluate(*split, list(PRESETS.values())) == whole
 
 
@@ -158,7 +179,7 @@ def test_a_class_missing_from_the_queries_is_no_matter() -> None:
 
 def test_k_above_the_bank_leaves_the_row_out_with_a_warning() -> None:
     queries, targets, bank, labels = random_split(num_bank=50)
-    result = evaluate(queries, targets, bank, labels, list(PRESETS.values()))
+    result = evaluate(queries, targets, bank, labels, [PRESETS["dino"], PRESETS["ukd"]])
     assert [(row.preset.name, row.k) for row in result.rows] == [
         ("dino", 10),
         ("dino", 20),
@@ -215,4 +236,6 @@ def test_presets_are_frozen_and_their_hash_names_every_field() -> None:
     assert {name: preset.hash for name, preset in PRESETS.items()} == {
         "dino": "baaa568a116d3ff0",
         "ukd": "ad4d3ed44bcbe6f0",
+        "lightly": "f02f1b385130ea45",
+        "vissl": "27f8e6680362c83a",
     }

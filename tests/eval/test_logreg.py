@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
@@ -13,7 +14,8 @@ from sklearn.model_selection import GridSearchCV, PredefinedSplit
 
 from ukd.errors import DataError
 from ukd.eval.logistic import LogisticFit
-from ukd.eval.logreg import PRESETS, Preset, evaluate, stratified_holdout
+from ukd.eval.logreg import PRESETS, Preset, evaluate
+from ukd.eval.splits import stratified_holdout
 
 COARSE = replace(PRESETS["kornblith"], num_c=8)
 Split = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
@@ -29,7 +31,7 @@ def digits() -> Split:
 def test_the_choice_and_the_figures_are_scikit_learns(digits: Split) -> None:
     train, labels, test, targets = digits
     found = evaluate(*digits, COARSE)
-    heldout = stratified_holdout(labels, 0.1, seed=0)
+    heldout = stratified_holdout("logreg", labels, 0.1, seed=0)
     search = GridSearchCV(
         LogisticRegression(max_iter=20_000, tol=1e-6),
         {"C": COARSE.cs},
@@ -104,14 +106,13 @@ def test_a_fit_that_is_given_up_is_reported(digits: Split) -> None:
     assert "the final fit" in found.warnings[1]
 
 
-def test_a_share_of_every_class_is_held_out() -> None:
-    labels = np.repeat([3, 5, 8, 9], [40, 14, 2, 1])
-    heldout = stratified_holdout(labels, 0.1, seed=0)
-    assert [int(heldout[labels == each].sum()) for each in (3, 5, 8, 9)] == [4, 1, 1, 0]
-    np.testing.assert_array_equal(heldout, stratified_holdout(labels, 0.1, seed=0))
-    assert (heldout != stratified_holdout(labels, 0.1, seed=1)).any()
-    with pytest.raises(DataError, match="every class has one training image"):
-        stratified_holdout(np.arange(5), 0.1, seed=0)
+def test_all_c_at_once_make_the_same_choice_and_figures(digits: Split) -> None:
+    alone, together = evaluate(*digits, COARSE), evaluate(*digits, COARSE, device=torch.device("cpu"))
+    assert (together.c, together.top1, together.mean_per_class) == (alone.c, alone.top1, alone.mean_per_class)
+    curves = [[each.heldout_top1 for each in result.curve] for result in (together, alone)]
+    np.testing.assert_allclose(*curves, atol=1.5 / alone.num_heldout)
+    assert max([together.grad_norm, *(each.grad_norm for each in together.curve)]) <= COARSE.tol
+    assert together.warnings == ()
 
 
 def test_what_cannot_be_fitted_is_refused(digits: Split) -> None:

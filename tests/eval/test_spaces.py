@@ -6,10 +6,20 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.linalg import orthogonal_procrustes
 from sklearn.manifold import trustworthiness as oracle
 
 from ukd.eval import spaces
-from ukd.eval.spaces import length_correlation, rankme, trustworthiness, unbiased_cka, unbiased_hsic, unit
+from ukd.eval.spaces import (
+    dimension_cosine,
+    length_correlation,
+    procrustes_error,
+    rankme,
+    trustworthiness,
+    unbiased_cka,
+    unbiased_hsic,
+    unit,
+)
 
 
 def gaussian(num: int, dim: int, seed: int = 0) -> np.ndarray:
@@ -116,6 +126,37 @@ def test_trustworthiness_is_scikit_learns_and_the_formula() -> None:
     assert trustworthiness(*units, 7) == oracle(x, units[1], n_neighbors=7, metric="cosine")
     assert trustworthiness(*units, 7) == pytest.approx(trustworthiness_by_the_formula(*units, 7), abs=1e-12)
     assert trustworthiness(units[0], units[0], 7) == 1
+
+
+@pytest.mark.parametrize("dims", [(6, 6), (4, 9), (9, 4)])
+def test_the_procrustes_error_is_that_of_scipys_rotation(
+    dims: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, y = gaussian(200, dims[0]) + 3, gaussian(200, dims[1], seed=1) - 50
+    y[:, : min(dims)] += 2 * x[:, ::-1][:, : min(dims)]
+    wide = [np.pad(z - z.mean(axis=0), ((0, 0), (0, max(dims) - z.shape[1]))) for z in (x, y)]
+    turn, total = orthogonal_procrustes(*wide)
+    scale = total / np.square(wide[0]).sum()
+    expected = np.linalg.norm(scale * wide[0] @ turn - wide[1]) / np.linalg.norm(wide[1])
+    monkeypatch.setattr(spaces, "TILE_ROWS", 37)
+    assert 0.1 < expected < 0.9 and procrustes_error(x, y) == pytest.approx(expected, rel=1e-9)
+    assert procrustes_error(x, 7 * x @ rotation(dims[0]) + 2) == pytest.approx(0, abs=1e-6)
+
+
+def test_each_dimension_has_its_cosine_over_the_images() -> None:
+    x, y = gaussian(40, 5), gaussian(40, 5, seed=1) + 1
+    y[:, 2] = 0
+    slow = [
+        sum(a * b for a, b in zip(x[:, d], y[:, d], strict=True))
+        / (sum(a * a for a in x[:, d]) * sum(b * b for b in y[:, d])) ** 0.5
+        for d in (0, 1, 3, 4)
+    ]
+    assert dimension_cosine(x, y) == pytest.approx(sum(slow) / 5, abs=1e-12)
+    x[:, 2] = 0
+    assert dimension_cosine(x, y) == pytest.approx(sum(slow) / 4, abs=1e-12)
+    assert dimension_cosine(0 * x, 0 * y) is None
+    x = gaussian(40, 5)
+    assert dimension_cosine(x, x * np.array([1.0, 5.0, 0.1, -1.0, -2.0])) == pytest.approx(0.2)
 
 
 def test_lengths_correlate_whatever_their_unit() -> None:

@@ -3,16 +3,38 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ukd.cli.command import clear_errors
+from ukd.jobs.options import submittable
+
+if TYPE_CHECKING:
+    from ukd.recipe import DistillRecipe
 
 app = typer.Typer(add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False)
 
 
+def read(recipe: Path, overrides: list[str] | None) -> DistillRecipe:
+    """Reads the recipe with what the command line sets anew."""
+    from ukd.cli.schema import options_for
+    from ukd.recipe import DistillRecipe
+    from ukd.recipe_file import load
+
+    return load(recipe, overrides or [], DistillRecipe, options_for(DistillRecipe))
+
+
+def check_submission(recipe: Path, overrides: list[str] | None, check: bool, resume: bool) -> None:
+    """Refuses what no job could begin with."""
+    from ukd.run_folder import check_free
+
+    check_free(read(recipe, overrides), resume)
+
+
 @app.command(context_settings={"help_option_names": ["-h", "--help"]})
+@clear_errors()
+@submittable(check=check_submission)
 def distill(
     recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)],
     overrides: Annotated[
@@ -30,20 +52,16 @@ def distill(
     picture. Under `torchrun` or `srun` the processes share the batch. SIGTERM and SIGINT write a checkpoint and exit
     with 128 plus the signal's number; `--resume` continues to the same weights, on CPU bit for bit.
     """
-    with clear_errors():
-        from ukd import distill as distillation
-        from ukd.cli.schema import options_for
-        from ukd.distributed import is_main
-        from ukd.recipe import DistillRecipe
-        from ukd.recipe_file import load
+    from ukd import distill as distillation
+    from ukd.distributed import is_main
 
-        parsed = load(recipe, overrides or [], DistillRecipe, options_for(DistillRecipe))
-        if check:
-            print("\n".join(distillation.check(parsed, resume=resume)))
-            return
-        folder = distillation.distill(parsed, resume=resume)
-        if is_main():
-            print(f"student: {folder / 'student.safetensors'}")
+    parsed = read(recipe, overrides)
+    if check:
+        print("\n".join(distillation.check(parsed, resume=resume)))
+        return
+    folder = distillation.distill(parsed, resume=resume)
+    if is_main():
+        print(f"student: {folder / 'student.safetensors'}")
 
 
 def main() -> None:

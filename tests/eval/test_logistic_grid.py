@@ -1,0 +1,84 @@
+"""All C at once against scikit-learn one by one: objectives, accuracies, the certificate; stages of precision."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+
+from ukd.eval import logistic_grid
+from ukd.eval.logistic import LogisticFit
+from ukd.eval.logistic_grid import fit_all
+
+CS = [1e-4, 1e-2, 1.0, 10.0]
+CPU = torch.device("cpu")
+Split = tuple[np.ndarray, np.ndarray]
+
+
+def problem(num: int, dim: int, num_classes: int, seed: int = 0) -> Split:
+    """Columns of very different lengths, not centred, and overlapping classes of uneven sizes."""
+    rng = np.random.default_rng(seed)
+    number = np.concatenate([np.arange(num_classes), rng.integers(num_classes, size=num - num_classes) // 2])
+    centres = np.random.default_rng(9).standard_normal((num_classes, dim))
+    features = centres[number] + 2 * rng.standard_normal((num, dim))
+    return (features @ np.diag(np.logspace(-1.5, 0.5, dim)) + 2).astype(np.float32), 3 * number
+
+
+def objective(weight: np.ndarray, c: float, rows: np.ndarray, labels: np.ndarray) -> float:
+    """scikit-learn's, from its definition: C times the summed cross-entropy, and half the squared weights."""
+    scores = rows.astype(np.float64) @ weight[:, :-1].T + weight[:, -1]
+    scores = np.hstack([np.zeros((len(rows), 1)), scores]) if len(weight) == 1 else scores
+    number = np.searchsorted(np.unique(labels), labels)
+    losses = np.logaddexp.reduce(scores, axis=1) - scores[np.arange(len(rows)), number]
+    return float(c * losses.sum() + np.square(weight[:, :-1]).sum() / 2)
+
+
+@pytest.mark.parametrize("shape", [(300, 12, 2), (300, 12, 3), (400, 8, 30), (60, 150, 4)])
+def test_every_c_is_at_scikit_learns_optimum(shape: tuple[int, int, int]) -> None:
+    rows, labels = problem(*shape)
+    test, targets = problem(*shape, seed=1)
+    for c, head in zip(CS, fit_all(rows, labels, CS, tol=1e-7, max_iter=2000, device=CPU), strict=True):
+        oracle = LogisticRegression(C=c, tol=1e-8, max_iter=5000, solver="newton-cholesky")
+        oracle.fit(rows.astype(np.float64), labels)
+        theirs = objective(np.column_stack([oracle.coef_, oracle.intercept_]), c, rows, labels)
+        assert objective(head.weight, c, rows, labels) == pytest.approx(theirs, rel=1e-6)
+        assert head.correct(test, targets).mean() == oracle.score(test.astype(np.float64), targets)
+        assert head.certificate()[0] <= 1e-7
+
+
+@pytest.mark.parametrize("num_classes", [2, 5])
+def test_the_certificate_is_that_of_the_other_solver(num_classes: int) -> None:
+    rows, labels = problem(200, 6, num_classes)
+    (head,) = fit_all(rows, labels, [3.0], tol=1e-12, max_iter=2, device=CPU)
+    fit = LogisticFit(rows, labels, tol=1, max_iter=1)
+    fit.to(3.0)
+    scale, mean = fit._scale, fit._mean
+    fit._model.coef_ = head.weight[:, :-1] * scale
+    fit._model.intercept_ = head.weight[:, -1] + head.weight[:, :-1] @ mean
+    assert head.certificate() == (pytest.approx(fit.certificate()[0], rel=1e-9), 2)
+
+
+def test_single_precision_first_ends_in_the_same_place() -> None:
+    rows, labels = problem(300, 12, 4)
+    plain = fit_all(rows, labels, CS, tol=1e-7, max_iter=2000, device=CPU)
+    staged = fit_all(rows, labels, CS, tol=1e-7, max_iter=2000, device=CPU, dtypes=(torch.float32, torch.float64))
+    rough = fit_all(rows, labels, CS, tol=1e-7, max_iter=2000, device=CPU, dtypes=(torch.float32,))
+    for ours, theirs, single in zip(staged, plain, rough, strict=True):
+        np.testing.assert_allclose(ours.weight, theirs.weight, rtol=1e-3, atol=1e-3)
+        assert ours.certificate()[0] <= 1e-7 < single.certificate()[0] < 1e-3
+
+
+def test_tiles_and_company_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, labels = problem(150, 6, 3)
+    together = fit_all(rows, labels, CS, tol=1e-8, max_iter=2000, device=CPU)
+    monkeypatch.setattr(logistic_grid, "TILE_ENTRIES", 100)
+    for c, head in zip(CS, together, strict=True):
+        (alone,) = fit_all(rows, labels, [c], tol=1e-8, max_iter=2000, device=CPU)
+        np.testing.assert_allclose(head.weight, alone.weight, rtol=1e-4, atol=1e-3)
+
+
+def test_features_all_alike_and_ties_predict_the_lowest_class() -> None:
+    same, labels = np.full((6, 2), 0.5, np.float32), np.repeat([4, 9], 3)
+    (head,) = fit_all(same, labels, [1.0], tol=1e-6, max_iter=50, device=CPU)
+    assert head.correct(same, labels).tolist() == 3 * [True] + 3 * [False]
