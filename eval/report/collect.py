@@ -24,7 +24,9 @@ class Run:
     Attributes:
         folder: Where it is, as the user named it.
         recipe: Its resolved recipe.
+        objective: Names of its objectives, for example `coss + rkd`.
         exported: What `student.json` or `teacher.json` says; empty where nothing was exported yet.
+        teacher_sha256: Hash of its teacher's weights; None without a teacher, or as long as nothing is exported.
         results: Its results.
         teacher_results: Those of its teacher, where that is a run folder of its own.
         curves: Every figure of `metrics.jsonl`.
@@ -33,7 +35,9 @@ class Run:
 
     folder: Path
     recipe: Mapping[str, Any]
+    objective: str
     exported: Mapping[str, Any]
+    teacher_sha256: str | None
     results: Sequence[Result]
     teacher_results: Sequence[Result]
     curves: Mapping[str, Curve]
@@ -45,23 +49,9 @@ class Run:
         return str(self.folder)
 
     @property
-    def objective(self) -> str:
-        """Names of its objectives, for example `coss + rkd`."""
-        return " + ".join(part["name"] for part in self.recipe["objective"])
-
-    @property
     def is_distillation(self) -> bool:
         """Whether it has a teacher."""
         return bool(self.recipe.get("teacher"))
-
-    @property
-    def teacher_sha256(self) -> str | None:
-        """Hash of its teacher's weights; None where it has no teacher, or has exported nothing yet."""
-        provenance = self.exported.get("provenance", {})
-        # One teacher was written as `teacher` before there could be several.
-        teachers = provenance.get("teachers") or [provenance.get("teacher") or {}]
-        sha256: str | None = teachers[0].get("weights_sha256")
-        return sha256
 
     @property
     def is_empty(self) -> bool:
@@ -82,19 +72,19 @@ def read_run_folder(folder: Path) -> Run:
         recipe, _ = parse((folder / "recipe.yaml").read_text(encoding="utf-8"))
         exported = _exported(folder)
         picture = folder / "neighbours.png"
-        run = Run(
+        return Run(
             folder=folder,
             recipe=recipe,
+            objective=" + ".join(part["name"] for part in recipe["objective"]),
             exported=exported,
+            teacher_sha256=_teacher_sha256(exported),
             results=_results(folder),
             teacher_results=_teacher_results(recipe),
             curves=_curves(folder / "metrics.jsonl"),
             picture=picture.read_bytes() if picture.is_file() else None,
         )
-        run.objective, run.teacher_sha256  # noqa: B018  What they read is checked here, where the folder is named.
     except (OSError, ValueError, TypeError, KeyError, AttributeError, YamlError) as error:
         raise RunFolderError(f"report: {folder} is not the folder of a run: {error}") from None
-    return run
 
 
 def _exported(folder: Path) -> Mapping[str, Any]:
@@ -103,6 +93,14 @@ def _exported(folder: Path) -> Mapping[str, Any]:
             facts: dict[str, Any] = json.loads((folder / name).read_text(encoding="utf-8"))
             return facts
     return {}
+
+
+def _teacher_sha256(exported: Mapping[str, Any]) -> str | None:
+    provenance = exported.get("provenance", {})
+    # One teacher was written as `teacher` before there could be several.
+    teachers = provenance.get("teachers") or [provenance.get("teacher") or {}]
+    sha256: str | None = teachers[0].get("weights_sha256")
+    return sha256
 
 
 def _results(folder: Path) -> list[Result]:

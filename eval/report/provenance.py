@@ -12,11 +12,17 @@ from ukd.eval.results import Result
 
 def protocols(runs: Sequence[Run]) -> Node | None:
     """Every protocol with its settings, the images and the view that it was run on, and warnings."""
-    once: dict[str, Node] = {}
+    notes: dict[tuple[tuple[str, str], ...], list[str]] = {}
     for result in (result for run in runs for result in (*run.results, *run.teacher_results)):
-        facts = list(_facts(result))
-        once.setdefault(str(facts), node("div", node("h3", f"{result.task} · {result.preset}"), _list(facts)))
-    return node("section", node("h2", "Protocols"), *once.values()) if once else None
+        notes.setdefault((("protocol", f"{result.task} · {result.preset}"), *_facts(result)), []).extend(
+            result.warnings
+        )
+    if not notes:
+        return None
+    parts: list[Node] = []
+    for ((_, title), *facts), said in notes.items():
+        parts += [node("h3", title), _list([*facts, *(("note", note) for note in dict.fromkeys(said))])]
+    return node("section", node("h2", "Protocols"), *parts)
 
 
 def origins(runs: Sequence[Run]) -> Node:
@@ -50,14 +56,15 @@ def _facts(result: Result) -> Iterator[tuple[str, str]]:
     yield f"settings, hash {result.preset_hash}", _pairs(settings)
     for name, facts in result.data.items():
         if isinstance(facts, dict) and "fingerprint" in facts:
-            yield f"{name} images", f"{facts['name']}, n={facts['n']}, {facts['fingerprint']}"
+            yield (
+                name if name == "images" else f"{name} images",
+                f"{facts['name']}, n={facts['n']}, {facts['fingerprint']}",
+            )
     if "size_px" in result.data:
         yield "view", f"{result.data['size_px']} pixels, centre crop {result.data['crop_pct']}"
-    yield "features", _pairs(dict(result.features))
+    yield "features", _pairs({name: result.features[name] for name in ("kind", "norm") if name in result.features})
     yield "engine", _pairs({name: value for name, value in result.engine.items() if name != "versions"})
     yield "versions", _pairs(result.engine.get("versions", {}))
-    for warning in result.warnings:
-        yield "note", warning
 
 
 def _is_of(run: Run, result: Result) -> bool:

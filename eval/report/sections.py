@@ -200,7 +200,9 @@ def _measured_fidelity(rows: Sequence[Model]) -> Iterator[Node]:
         cells = [model.cells.get(column) for model in compared]
         texts = (node("td", shown(column, cell.metric) if cell else "-") for cell in cells)
         lines.append(node("tr", node("th", column.metric), *texts))
-    yield node("div", node("table", node("thead", node("tr", *heads)), node("tbody", *lines)), class_="wide")
+    yield node(
+        "div", node("table", node("thead", node("tr", *heads)), node("tbody", *lines), class_="figures"), class_="wide"
+    )
 
 
 def _curve(name: str, caption: str, runs: Sequence[Run], among: Sequence[Run] | None = None) -> Node:

@@ -21,6 +21,7 @@ th, td { padding: 6px 12px 6px 0; border-bottom: 1px solid var(--rule); text-ali
 th:first-child { text-align: left; } th small, td small, thead span { display: block; }
 table.models { width: 100%; overflow-wrap: normal; }
 table.models tbody th { overflow-wrap: anywhere; min-width: 150px; }
+table.figures { overflow-wrap: normal; } table.figures thead small { min-width: 110px; overflow-wrap: anywhere; }
 thead th { color: var(--soft); font-size: 13px; vertical-align: bottom; line-height: 1.35; }
 tr.student { background: var(--tint); } td.none { color: var(--soft); }
 .charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 330px), 1fr)); gap: 16px 24px; }

@@ -25,7 +25,7 @@ def model_table(models: Sequence[Model], columns: Sequence[Column]) -> Node:
         first = node("th", node("b", model.role), node("small", model.name), scope="row")
         count = node("td", count_of(model.num_parameters), data_label="parameters")
         figures = (_table_cell(column, model.cells.get(column)) for column in columns)
-        rows.append(node("tr", first, count, *figures, class_=model.role.split()[-1]))
+        rows.append(node("tr", first, count, *figures, class_="student" if model.role == "student" else None))
     return node("table", node("thead", node("tr", *heads)), node("tbody", *rows), class_="models")
 
 

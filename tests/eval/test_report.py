@@ -66,6 +66,7 @@ def test_a_run_is_shown_with_everything_that_is_known_of_it(trained: Path, monke
     assert "ad4d3ed44bcbe6f0" in " ".join(page.texts["dt"])  # Hash of kNN's preset `ukd`.
     shown = " ".join(page.texts["code"])
     assert all(each["model"]["sha256"] in shown for each in results if each["model"]["role"] == "student")
+    assert page.texts["h3"] == ["fidelity · ukd", "knn · dino", "knn · ukd", str(trained)]
     # A query, and six neighbours of teacher and student, eight times.
     pictures = page.values("img", "src")
     assert len(pictures) == 8 * 13 and all(src.startswith("data:image/png;base64,") for src in pictures)

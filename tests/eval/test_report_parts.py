@@ -22,12 +22,11 @@ from ukd.eval.report.pictures import SIDE_PX, data_uri
 from ukd.eval.report.tables import csv_table, markdown_table
 from ukd.eval.results import Metric, Result
 
-RECIPE = {"objective": [{"name": "coss"}], "teacher": {"weights": None}, "seed": 0}
+RECIPE = {"teacher": {"weights": None}}
 
 
 def run(name: str, teacher: str, *results: Result) -> Run:
-    exported = {"provenance": {"teachers": [{"weights_sha256": teacher}]}}
-    return Run(Path(name), RECIPE, exported, results, (), {}, None)
+    return Run(Path(name), RECIPE, "coss", {}, teacher, results, (), {}, None)
 
 
 def result(role: str, sha256: str, top1: float, *, images: str = "i", size_px: int = 32, task: str = "knn") -> Result:
