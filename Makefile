@@ -3,7 +3,7 @@ BIN := .venv/bin
 # Touched once the package is installed; older than setup.cfg means: install again.
 INSTALLED := .venv/.installed
 
-.PHONY: help quickstart test test-slurm lint format schema
+.PHONY: help quickstart test test-slurm lint format results schema
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -27,6 +27,9 @@ lint: $(INSTALLED)  ## Lint and types alone
 format: $(INSTALLED)  ## Format the code and sort imports
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+results: $(INSTALLED)  ## Make every row of docs/results.md: hours on CPU; needs data/jpeg_cifar10
+	$(BIN)/python benchmarks/results.py
 
 schema: $(INSTALLED)  ## Write recipes/*.schema.json anew
 	$(BIN)/python -m ukd.cli.schema

@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 
 from ukd.errors import UserError
@@ -64,7 +65,10 @@ def run_knn(
             return evaluate_few_shots(*arrays, presets, few, seed=SEED)
         return evaluate(*arrays, presets, seed=SEED)
 
-    task = LabelledTask("knn", "l2", {"search": backend()}, measure, partial(_entries, reported))
+    engine = {"search": backend()}
+    if any(preset.norm == "none" for preset in presets):
+        engine["search_not_normalised"] = f"numpy {np.__version__} fp64"
+    task = LabelledTask("knn", "l2", engine, measure, partial(_entries, reported))
     if bank_checkpoint:
         return run_in_bank(
             task,

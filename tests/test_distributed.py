@@ -112,3 +112,10 @@ def test_each_process_takes_its_own_gpu(monkeypatch: pytest.MonkeyPatch, num_gpu
     for name, value in {"RANK": "6", "WORLD_SIZE": "8", "LOCAL_RANK": "2"}.items():
         monkeypatch.setenv(name, value)
     assert distributed.local_device("auto") == torch.device("cuda", expected)
+
+
+@pytest.mark.parametrize(("rank", "main"), [("0", True), ("1", False)])
+def test_one_process_speaks_before_and_after_a_session(rank: str, main: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", rank)
+    assert distributed.is_main() is main

@@ -46,8 +46,8 @@ def num_local_processes() -> int:
 
 
 def is_main() -> bool:
-    """Whether this is the process that writes files and speaks to the user."""
-    return rank() == 0
+    """Whether this is the process that writes files and speaks to the user, before and after a session too."""
+    return (rank() if dist.is_initialized() else _launch().rank) == 0
 
 
 def local_device(device: str) -> torch.device:

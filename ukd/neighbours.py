@@ -25,6 +25,8 @@ IndexT = TypeVar("IndexT", npt.NDArray[np.int32], npt.NDArray[np.int64])
 
 TILE_ENTRIES = 2**24
 """Similarities held at once while searching: about 0.5 GB with everything that sorting them needs."""
+UNIT_ENTRIES = 2**20
+"""Entries of rows held in fp64 at once while their lengths are taken off."""
 GPU_MAX_K = 2048
 """FAISS's own limit of `knn_gpu`."""
 
@@ -170,7 +172,7 @@ def _unit(features: Floats | Rows, name: str) -> npt.NDArray[np.float32]:
     """Scale rows [n, D] to unit length, in fp64 so that neither tiny nor huge rows lose their direction."""
     unit = np.empty(features.shape, dtype=np.float32)
     broken: list[int] = []
-    step = max(1, TILE_ENTRIES // max(1, features.shape[1]))
+    step = max(1, UNIT_ENTRIES // max(1, features.shape[1]))
     for start in range(0, len(features), step):
         rows = features[start : start + step].astype(np.float64)
         norm = np.linalg.norm(rows, axis=1, keepdims=True)

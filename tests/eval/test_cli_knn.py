@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("surroundings")
 def test_few_shot_banks_report_their_mean_and_deviation(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["knn", "--ckpt", run, "--no-baselines", "--preset", "ukd", "--preset", "vissl"]
+    arguments: list[str | Path] = ["knn", "--ckpt", run, "--no-baselines", "--preset", "ukd", "--preset", "vissl"]
     assert run_cli([*arguments, "--shots", "4", "--tries", "3"], monkeypatch) == 0
     shown = capsys.readouterr().out
     assert "mean of 3 banks of 4 a class" in shown and "sd " in shown
@@ -30,7 +30,7 @@ def test_few_shot_banks_report_their_mean_and_deviation(
 
 
 def test_a_student_is_asked_in_its_teachers_bank(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    arguments = ["knn", "--ckpt", run, "--preset", "ukd"]
+    arguments: list[str | Path] = ["knn", "--ckpt", run, "--preset", "ukd"]
     assert run_cli([*arguments, "--output", "own.json"], monkeypatch) == 0
     own = {each["model"]["role"]: each for each in stored(Path("own.json"))}
     assert run_cli([*arguments, "--bank-ckpt", "teacher", "--output", "crossed.json"], monkeypatch) == 0
