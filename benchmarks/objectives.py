@@ -55,8 +55,9 @@ class Steps:
         data = recipe.data.model_copy(
             update={"train": str(images), "labelled_train": None, "labelled_test": None, "num_workers": 0}
         )
-        teacher = teachers()[str(recipe.teacher.weights)]
-        recipe = recipe.model_copy(update={"data": data, "teacher": teacher, "precision": "fp32"})
+        first, *more = (teachers()[str(spec.weights)] for spec in (recipe.teacher, *recipe.more_teachers))
+        untrained = {"teacher": first, "more_teachers": more}
+        recipe = recipe.model_copy(update={"data": data, "precision": "fp32", **untrained})
         self.run: Run = build_run(recipe, torch.device("cpu"), trial=True)
         optimizer = recipe.optimizer.model_dump(include={"name", "lr", "weight_decay", "momentum"})
         self._optimizer = build_optimizer(self.run.learner.parameters(), **optimizer)

@@ -97,7 +97,12 @@ def figures(folder: Path) -> Figures | None:
     files = [folder / "results" / f"{task}.json" for task in ("knn", "linear")]
     if not all(path.exists() for path in files):
         return None
-    knn, linear = (json.loads(path.read_text())["results"] for path in files)
+    # Those of the run itself, where its baselines were measured too.
+    role = "student" if (folder / "student.safetensors").exists() else "teacher"
+    knn, linear = (
+        [result for result in json.loads(path.read_text())["results"] if result["model"]["role"] == role]
+        for path in files
+    )
     (dino,) = (result for result in knn if result["preset"] == "dino")
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     overlaps = [line["knn_overlap"] for line in lines if "knn_overlap" in line]
@@ -114,7 +119,8 @@ def write_tables(recipes: dict[str, DistillRecipe]) -> None:
     tables = []
     for teacher in sorted({str(recipe.teacher.weights) for recipe in recipes.values()}):
         names = [name for name, recipe in recipes.items() if str(recipe.teacher.weights) == teacher]
-        tables.append(table(Path(teacher), names, costs))
+        if any(path for name in names for path in RUNS.glob(f"{name}_[0-9]/results/linear.json")):
+            tables.append(table(Path(teacher), names, costs))
     before, _, rest = TABLES.read_text().partition(BEGIN)
     _, _, after = rest.partition(END)
     TABLES.write_text("\n".join([before + BEGIN, "", *tables, END + after]))
