@@ -31,7 +31,8 @@ from ukd.distill import build_run
 from ukd.loading import PixelBatch
 from ukd.optim import build_optimizer
 from ukd.recipe import BackboneSpec, DistillRecipe, PretrainRecipe
-from ukd.train import Run, batches, take_step
+from ukd.run import Run
+from ukd.train import batches, take_step
 
 FOLDER = Path(__file__).parent.parent / "recipes" / "jpeg_cifar10"
 NUM_IMAGES = 5000

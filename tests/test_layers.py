@@ -44,6 +44,7 @@ LEVELS: dict[int, set[str]] = {
         "monitor",
         "pictures",
         "pretrain",
+        "run",
         "run_folder",
         "targets",
         "teacher_space",

@@ -26,9 +26,10 @@ from ukd.learner import Learner
 from ukd.objectives import Objective
 from ukd.pictures import neighbour_picture
 from ukd.recipe import DistillRecipe
+from ukd.run import Run
 from ukd.samplers import BatchOrder
 from ukd.teacher_space import StandIns, TeacherSpace, check_cache
-from ukd.train import Run, train, try_one_step
+from ukd.train import train, try_one_step
 
 
 def distill(recipe: DistillRecipe, *, resume: bool = False) -> Path:

@@ -6,7 +6,7 @@ import os
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import repeat
 from typing import Any, cast
 
 import numpy as np
@@ -55,10 +55,10 @@ class PixelBatch:
     def split(self, num_parts: int) -> Iterator[PixelBatch]:
         """Cuts the batch into equal parts, in order; what could not be read stays with the first."""
         size = len(self.index) // num_parts
-        for part in range(num_parts):
+        small_parts = self.small.split(num_parts) if self.small else repeat(None, num_parts)
+        for part, small in enumerate(small_parts):
             rows = slice(part * size, (part + 1) * size)
             colour = None if self.colour is None else self.colour[:, rows]
-            small = None if self.small is None else next(islice(self.small.split(num_parts), part, None))
             passes = None if self.passes is None else self.passes[rows]
             unreadable = [] if part else self.unreadable
             yield PixelBatch(self.views[:, rows], colour, self.index[rows], unreadable, small, passes)

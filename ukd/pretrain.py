@@ -20,8 +20,9 @@ from ukd.assemble import (
 from ukd.data import Subset, split_holdout
 from ukd.learner import Learner
 from ukd.recipe import PretrainRecipe
+from ukd.run import Run
 from ukd.samplers import BatchOrder
-from ukd.train import Run, train
+from ukd.train import train
 
 
 def pretrain(recipe: PretrainRecipe, *, resume: bool = False) -> Path:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -16,91 +15,23 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from ukd import distributed
-from ukd.backbones import Teacher
 from ukd.checkpoint import Checkpoints, State, export_backbone
-from ukd.data import Images
 from ukd.errors import TrainingError
 from ukd.learner import Learner, show, teach
 from ukd.loading import PixelBatch, TrainingViews, Unreadable, loader
 from ukd.log import RunLog
 from ukd.mixing import draw_cutmix, draw_mix, in_pairs, mix_views
-from ukd.monitor import Monitor
 from ukd.objectives import Objective
 from ukd.optim import build_optimizer, learning_rate, set_learning_rate
 from ukd.recipe import RunRecipe
 from ukd.rng import Purpose, stream
-from ukd.samplers import BatchOrder, RankBatches, Sample
+from ukd.run import Run
+from ukd.samplers import RankBatches, Sample
 from ukd.stopping import stop_signals
-from ukd.targets import CachedTargets
 from ukd.views import Augmentation
 
 CUTMIX_ALPHA = 2.0
 """How the share of a CutMix that an objective needs is distributed: Beta(2, 2), as in the code of BINGO."""
-
-
-@dataclass
-class Run:
-    """The parts of one run, put together.
-
-    Attributes:
-        recipe: The recipe.
-        folder: The run folder.
-        device: Where this process computes.
-        learner: What is trained.
-        teachers: The frozen teachers; none when pretraining.
-        images: The training images.
-        order: Which of them make up each step.
-        monitor: What is measured on the way.
-        role: What the export is called, `student` or `teacher`.
-        provenance: What the export says of where it comes from.
-        fixed: Tensors that were computed once for the run, such as neighbour lists; kept in every checkpoint.
-        targets: What the teacher made of the images before the first step; None lets it see every view.
-    """
-
-    recipe: RunRecipe
-    folder: Path
-    device: torch.device
-    learner: Learner
-    teachers: Sequence[Teacher]
-    images: Images
-    order: BatchOrder
-    monitor: Monitor
-    role: str
-    provenance: Mapping[str, Any]
-    fixed: Mapping[str, Tensor] = field(default_factory=dict)
-    targets: CachedTargets | None = None
-
-    @property
-    def num_steps(self) -> int:
-        """Steps of the whole run."""
-        return self.steps_in(self.recipe.epochs)
-
-    def steps_in(self, epochs: float) -> int:
-        """Steps in which `epochs` times as many images pass the student as the data set holds, at least 1."""
-        return max(1, round(epochs * len(self.images) / self.recipe.batch_size))
-
-    @property
-    def bag_size(self) -> int:
-        """Consecutive images of a batch that belong together: an anchor and its neighbours."""
-        return self.order.bag_size
-
-    def is_due(self, step: int, every: int) -> bool:
-        """Whether what happens every so many steps, and after the last one, happens after `step` steps."""
-        return step % every == 0 or step == self.num_steps
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of weights and views."""
-        return torch.float64 if self.recipe.precision == "fp64" else torch.float32
-
-    def autocast(self) -> torch.autocast | nullcontext[None]:
-        """bf16 where the recipe and the device say so."""
-        wanted = self.recipe.precision == "bf16" or (
-            self.recipe.precision == "auto"
-            and self.device.type == "cuda"
-            and torch.cuda.is_bf16_supported(including_emulation=False)
-        )
-        return torch.autocast(self.device.type, torch.bfloat16) if wanted else nullcontext()
 
 
 def train(run: Run, state: State | None) -> None:

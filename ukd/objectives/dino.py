@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ukd.features import Features, Masking, Shape, Wanted
+from ukd.features import Features, Masking, Wanted
 from ukd.objectives.base import EMA, Batch, Needs, Objective
 from ukd.objectives.ema import follow
 from ukd.similarity import dot_products, normalised
@@ -89,11 +88,6 @@ class DINO(Objective):
             self.mask_prob, self.mask_share = mask_prob, mask_share
             self.mask_token = nn.Parameter(torch.zeros(student_dim))
             self.patch_loss = IBOTPatchLoss(num_prototypes, teacher_temp=teacher_temp, student_temp=student_temp)
-
-    @classmethod
-    def for_models(cls, student: Shape, teachers: Sequence[Shape], **options: Any) -> DINO:
-        """Builds it for a backbone; there is no other teacher than its EMA."""
-        return cls(student.pooled, 0, **options)
 
     def masking(self) -> Masking | None:
         """iBOT's, if its term is wanted."""
