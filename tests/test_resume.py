@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,15 @@ def test_ctrl_c_is_a_stop_like_any_other(world: World, tmp_path: Path, monkeypat
     assert tiny.checkpoints(tmp_path / "run") == ["step-000000003.ckpt"]
 
 
+@pytest.fixture
+def as_in_a_terminal() -> Iterator[None]:
+    """Lets Ctrl-C interrupt; a job that a shell put in the background began with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("as_in_a_terminal")
 def test_a_second_ctrl_c_ends_it_at_once(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stop_in(2, signal.SIGINT, monkeypatch)
     stop_in(2, signal.SIGINT, monkeypatch)
