@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import pytest
 import timm
@@ -16,7 +15,7 @@ from ukd.features import Masking, Wanted
 from ukd.learner import Learner, show, teach
 from ukd.mixing import Mix
 from ukd.objectives import Batch, Needs, Objective
-from ukd.objectives.base import EMA
+from ukd.objectives.base import BOTH, EMA, FIRST, NONE, SECOND
 
 GRAY = BackboneInfo("gray", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 
@@ -45,7 +44,7 @@ class Listener(Objective):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         self.batches.append(batch)
-        return {"sum": sum((view.pooled.sum() for view in batch.student), torch.zeros(()))}
+        return {"sum": sum((view.pooled.sum() for view in batch.student.values()), torch.zeros(()))}
 
     def after_step(self, progress: float) -> None:
         self.steps.append(progress)
@@ -72,15 +71,18 @@ def test_one_view_for_both() -> None:
     torch.testing.assert_close(batch.student[0].pooled, corner(view))
     torch.testing.assert_close(batch.teacher[0].pooled, corner(view))
     assert not batch.teacher[0].pooled.requires_grad
-    assert (batch.rotated, batch.small, batch.cutmix, batch.masked, batch.ema) == (None, None, None, None, [])
+    assert (batch.rotated, batch.small, batch.cutmix, batch.masked, batch.ema) == (None, None, None, None, {})
     assert batch.progress == 0.25
 
 
-def test_views_reach_the_objective_in_their_order() -> None:
-    batch, views = listen(replace(Needs(num_views=2), num_teacher_views=1), num_views=2)
-    assert len(batch.student) == 2 and len(batch.teacher) == 1
-    for found, view in zip(batch.student, views, strict=False):
-        torch.testing.assert_close(found.pooled, corner(view))
+def test_each_network_sees_the_views_that_are_asked_for_and_no_others() -> None:
+    needs = Needs(frozenset({0, 2}), SECOND, BOTH, ema=EMA(0.5, 0.5))
+    batch, views = listen(needs, num_views=3)
+    assert (set(batch.student), set(batch.teacher), set(batch.ema)) == ({0, 2}, {1}, {0, 1})
+    for network in (batch.student, batch.teacher, batch.ema):
+        for number, found in network.items():
+            torch.testing.assert_close(found.pooled, corner(views[number]))
+    assert needs.num_views == 3
 
 
 def test_rotations_are_the_first_views_corners_in_turn() -> None:
@@ -88,7 +90,7 @@ def test_rotations_are_the_first_views_corners_in_turn() -> None:
     assert batch.rotated is not None
     corners = [view[:, :, 0, -1], view[:, :, -1, -1], view[:, :, -1, 0]]
     for network in (batch.rotated.student, batch.rotated.teacher):
-        for found, expected in zip(network, corners, strict=True):
+        for found, expected in zip(network.values(), corners, strict=True):
             torch.testing.assert_close(found.pooled, expected)
 
 
@@ -96,7 +98,7 @@ def test_small_crops_reach_both_networks_where_they_are_needed() -> None:
     batch, (_, *small) = listen(Needs(small=True))
     assert batch.small is not None
     for network in (batch.small.student, batch.small.teacher):
-        for found, view in zip(network, small, strict=True):
+        for found, view in zip(network.values(), small, strict=True):
             torch.testing.assert_close(found.pooled, corner(view))
 
 
@@ -109,17 +111,17 @@ def test_anchors_are_covered_by_their_first_neighbours() -> None:
 
 
 def test_a_pretraining_has_no_teacher() -> None:
-    batch, _ = listen(Needs(teacher=False, num_views=2), num_views=2)
-    assert batch.teacher == [] and len(batch.student) == 2
+    batch, _ = listen(Needs(BOTH, NONE), num_views=2)
+    assert batch.teacher == {} and len(batch.student) == 2
 
 
 def test_the_ema_student_follows_and_is_never_trained() -> None:
-    needs = Needs(teacher=False, ema=EMA(0.9, 0.9))
+    needs = Needs(FIRST, NONE, FIRST, ema=EMA(0.9, 0.9))
     objective = Listener(needs)
     learner = Learner(Backbone(Corner(), GRAY), objective)
     shown = show([torch.rand(4, 3, 6, 6)], [], needs, 1, None)
     learner(shown, [], torch.arange(4), 1, 0.0)["sum"].backward()
-    (ema,) = objective.batches[0].ema
+    ema = objective.batches[0].ema[0]
     assert not ema.pooled.requires_grad
     with torch.no_grad():
         learner.student.model.weight.fill_(2.0)

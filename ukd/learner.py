@@ -13,7 +13,7 @@ from ukd.backbones import Backbone, Teacher
 from ukd.features import Features, Wanted, split
 from ukd.mixing import Mix, mix_views
 from ukd.objectives import Batch, Needs, Objective
-from ukd.objectives.base import CutMixed
+from ukd.objectives.base import ByView, CutMixed
 from ukd.objectives.ema import follow
 
 NUM_ROTATIONS = 3
@@ -38,11 +38,11 @@ class Shown:
 
 @dataclass(frozen=True)
 class Taught:
-    """What a teacher makes of what is shown, one entry each."""
+    """What a teacher makes of what is shown, by number."""
 
-    views: list[Features]
-    small: list[Features]
-    rotated: list[Features]
+    views: ByView
+    small: ByView = field(default_factory=dict)
+    rotated: ByView = field(default_factory=dict)
 
 
 def show(views: list[Tensor], small: list[Tensor], needs: Needs, bag_size: int, cutmix: Mix | None) -> Shown:
@@ -62,9 +62,10 @@ def show(views: list[Tensor], small: list[Tensor], needs: Needs, bag_size: int, 
 
 def teach(teacher: Teacher, shown: Shown, needs: Needs) -> Taught:
     """Shows a teacher the same pixels as the student sees, as far as the objective needs it."""
-    views = shown.views[: needs.views_for_teacher]
-    same_size = _embed(teacher, [*views, *shown.rotated], needs.of_teacher)
-    return Taught(same_size[: len(views)], _embed(teacher, shown.small, needs.of_teacher), same_size[len(views) :])
+    seen = sorted(needs.teacher_views)
+    same_size = _embed(teacher, [*_choose(shown.views, seen), *shown.rotated], needs.of_teacher)
+    small = _embed(teacher, shown.small, needs.of_teacher)
+    return Taught(dict(zip(seen, same_size, strict=False)), _numbered(small), _numbered(same_size[len(seen) :]))
 
 
 class Learner(nn.Module):
@@ -94,23 +95,23 @@ class Learner(nn.Module):
             progress: Share of the run that is done.
         """
         needs, objective = self.objective.needs, self.objective
-        num_views, num_rotated = len(shown.views), len(shown.rotated)
+        seen, num_rotated = sorted(needs.student_views), len(shown.rotated)
         mixed = [shown.cutmix[0]] if shown.cutmix else []
-        same_size = _embed(self.student, [*shown.views, *shown.rotated, *mixed], needs.student)
-        small = _embed(self.student, shown.small, needs.student)
+        same_size = _embed(self.student, [*_choose(shown.views, seen), *shown.rotated, *mixed], needs.student)
+        rotated, small = same_size[len(seen) :][:num_rotated], _embed(self.student, shown.small, needs.student)
         masking = objective.masking()
 
-        def nested(student: list[Features], teacher: list[Features]) -> Batch | None:
-            return Batch(student, teacher, index, bag_size=bag_size, progress=progress) if student else None
+        def nested(student: list[Features], teacher: ByView) -> Batch | None:
+            return Batch(_numbered(student), teacher, index, bag_size=bag_size, progress=progress) if student else None
 
-        first = taught[0] if taught else Taught([], [], [])
+        first = taught[0] if taught else Taught({})
         batch = Batch(
-            student=same_size[:num_views],
+            student=dict(zip(seen, same_size, strict=False)),
             teacher=first.views,
             index=index,
             more_teachers=[each.views for each in taught[1:]],
-            ema=self._ema(shown.views, needs.student),
-            rotated=nested(same_size[num_views : num_views + num_rotated], first.rotated),
+            ema=self._ema(shown.views, needs),
+            rotated=nested(rotated, first.rotated),
             small=nested(small, first.small),
             cutmix=CutMixed(same_size[-1], shown.cutmix[1]) if shown.cutmix else None,
             masked=self.student(shown.views[0], needs.student, masking) if masking else None,
@@ -129,8 +130,19 @@ class Learner(nn.Module):
         self.objective.after_step(progress)
 
     @torch.no_grad()
-    def _ema(self, views: list[Tensor], wanted: Wanted) -> list[Features]:
-        return [] if self.ema_student is None else _embed(self.ema_student, views, wanted)
+    def _ema(self, views: list[Tensor], needs: Needs) -> ByView:
+        if self.ema_student is None:
+            return {}
+        seen = sorted(needs.ema_views)
+        return dict(zip(seen, _embed(self.ema_student, _choose(views, seen), needs.student), strict=True))
+
+
+def _choose(views: list[Tensor], numbers: Sequence[int]) -> list[Tensor]:
+    return [views[number] for number in numbers]
+
+
+def _numbered(features: Sequence[Features]) -> ByView:
+    return dict(enumerate(features))
 
 
 def _embed(backbone: Backbone, views: list[Tensor], wanted: Wanted) -> list[Features]:

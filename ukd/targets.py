@@ -35,4 +35,4 @@ class CachedTargets:
             chosen = np.flatnonzero(which == number)
             rows[chosen] = self._passes[number][index[chosen]]
         pooled = torch.from_numpy(rows).to(device, dtype, non_blocking=True)
-        return Taught(views=[Features(pooled)], small=[], rotated=[])
+        return Taught({0: Features(pooled)})

@@ -152,7 +152,7 @@ def check_cache(recipe: DistillRecipe, needs: Needs) -> None:
     if recipe.teacher_cache == "none":
         return
     reasons: Sequence[tuple[bool, str]] = [
-        (needs.views_for_teacher > 1, "it shows the teacher more than one view"),
+        (needs.teacher_views != {0}, "it shows the teacher another view than the first"),
         (needs.of_teacher.tokens or needs.of_teacher.attention, "it needs more of the teacher than its pooled feature"),
         (needs.rotations, "it shows the teacher turned views"),
         (needs.small and recipe.views.num_small > 0, "it shows the teacher small crops"),

@@ -15,13 +15,13 @@ def batch(student: Tensor, teacher: Tensor) -> Batch:
     # For a derivative by the student's features the EMA student's are constant.
     ema = torch.cos(teacher.detach()[:, :1] * torch.arange(1, student.shape[1] + 1)).to(student)
     return Batch(
-        student=[Features(student), Features(student.flip(1))],
-        teacher=[Features(teacher), Features(teacher.flip(1))],
+        student={0: Features(student), 1: Features(student.flip(1))},
+        teacher={0: Features(teacher), 1: Features(teacher.flip(1))},
         index=torch.arange(len(student)),
-        ema=[Features(ema), Features(ema.flip(1))],
+        ema={0: Features(ema), 1: Features(ema.flip(1))},
         rotated=Batch(
-            student=[Features(student.roll(turns, 1)) for turns in (1, 2, 3)],
-            teacher=[Features(teacher.roll(turns, 1)) for turns in (1, 2, 3)],
+            student={turns: Features(student.roll(turns + 1, 1)) for turns in range(3)},
+            teacher={turns: Features(teacher.roll(turns + 1, 1)) for turns in range(3)},
             index=torch.arange(len(student)),
         ),
         cutmix=CutMixed(Features(student[::2] - student[::2].flip(1)), 0.7),

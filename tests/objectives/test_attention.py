@@ -35,7 +35,7 @@ def features(seed: int, num_images: int, dim: int, heads: int, grid: Grid, sharp
 
 
 def batch(student: Features, teacher: Features) -> Batch:
-    return Batch([student], [teacher], torch.arange(len(student.pooled)))
+    return Batch({0: student}, {0: teacher}, torch.arange(len(student.pooled)))
 
 
 def build(student_dim: int = 3, teacher_dim: int = 4, **options: Any) -> Attention:

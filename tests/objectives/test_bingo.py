@@ -23,11 +23,9 @@ seeds = st.integers(0, 2**32 - 1)
 
 
 def batch(student: Tensor, mixed: Tensor, teacher: Tensor, share: float = 0.6, progress: float = 0.9) -> Batch:
-    """Of student and teacher only the view that the objective is to look at."""
-    nothing = Features(torch.full_like(teacher, math.nan))
     return Batch(
-        student=[Features(student), nothing],
-        teacher=[nothing, Features(teacher)],
+        student={0: Features(student)},
+        teacher={1: Features(teacher)},
         index=torch.arange(len(student)),
         cutmix=CutMixed(Features(mixed), share),
         bag_size=len(student) // len(mixed),

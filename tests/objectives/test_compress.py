@@ -17,14 +17,14 @@ from tests.tiny import World
 from ukd.cli.distill import app
 from ukd.features import Features
 from ukd.objectives import Batch, Needs
-from ukd.objectives.base import EMA
+from ukd.objectives.base import EMA, FIRST
 from ukd.objectives.compress import CompRess
 
 seeds = st.integers(0, 2**32 - 1)
 
 
 def batch(student: Tensor, teacher: Tensor, ema: Tensor) -> Batch:
-    return Batch([Features(student)], [Features(teacher)], torch.arange(len(student)), ema=[Features(ema)])
+    return Batch({0: Features(student)}, {0: Features(teacher)}, torch.arange(len(student)), ema={0: Features(ema)})
 
 
 def compress_of(past_ema: Tensor, past_teacher: Tensor, temp: float = 0.04) -> CompRess:
@@ -111,8 +111,8 @@ def test_the_queue_takes_in_the_ema_student_after_the_comparison_and_only_in_tra
 
 
 def test_it_asks_for_an_ema_student_and_has_no_head() -> None:
-    assert CompRess(3, 5, queue_size=1).needs == CompRess.needs == Needs(ema=EMA(0.999, 0.999))
-    assert CompRess(3, 5, queue_size=1, ema_momentum=0.9).needs == Needs(ema=EMA(0.9, 0.9))
+    assert CompRess(3, 5, queue_size=1).needs == CompRess.needs == Needs(ema_views=FIRST, ema=EMA(0.999, 0.999))
+    assert CompRess(3, 5, queue_size=1, ema_momentum=0.9).needs == Needs(ema_views=FIRST, ema=EMA(0.9, 0.9))
     assert not list(CompRess(3, 5, queue_size=1).parameters())
 
 

@@ -17,7 +17,7 @@ from ukd.objectives.heads import Projector
 
 
 def batch(student: Tensor, teacher: Tensor) -> Batch:
-    return Batch([Features(student)], [Features(teacher)], torch.arange(len(student)))
+    return Batch({0: Features(student)}, {0: Features(teacher)}, torch.arange(len(student)))
 
 
 def loss(student: Tensor, teacher: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ sizes = st.integers(1, 6)
 
 
 def batch(student: Tensor, teacher: Tensor) -> Batch:
-    return Batch([Features(student)], [Features(teacher)], torch.arange(len(student)))
+    return Batch({0: Features(student)}, {0: Features(teacher)}, torch.arange(len(student)))
 
 
 def terms(student: Tensor, teacher: Tensor, lam: float = 1.0, scale: float = 70.0) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tests.objectives.features import pair
 from ukd.features import Features
 from ukd.objectives import Batch, Needs
-from ukd.objectives.base import EMA
+from ukd.objectives.base import BOTH, EMA, SECOND
 from ukd.objectives.disco import DisCo
 
 seeds = st.integers(0, 2**32 - 1)
@@ -19,8 +19,10 @@ Views = tuple[Tensor, Tensor]
 
 
 def batch(student: Views, teacher: Views, ema: Views) -> Batch:
-    of_student, of_teacher, of_ema = ([Features(view) for view in views] for views in (student, teacher, ema))
-    return Batch(of_student, of_teacher, torch.arange(len(student[0])), ema=of_ema)
+    of_student, of_teacher, of_ema = (
+        {number: Features(view) for number, view in enumerate(views)} for views in (student, teacher, ema)
+    )
+    return Batch(of_student, of_teacher, torch.arange(len(student[0])), ema={1: of_ema[1]})
 
 
 def views(seed: int, n: int, dim: int = 4) -> tuple[Views, Views, Views]:
@@ -123,7 +125,7 @@ def test_the_queue_takes_in_the_second_view_of_the_ema_student_and_only_in_train
 
 def test_it_asks_for_two_views_and_an_ema_student_and_has_the_papers_head() -> None:
     objective = DisCo(3, 4, queue_size=8)
-    assert objective.needs == DisCo.needs == Needs(num_views=2, ema=EMA(0.999, 0.999))
+    assert objective.needs == DisCo.needs == Needs(BOTH, BOTH, SECOND, ema=EMA(0.999, 0.999))
     assert isinstance(objective.head, nn.Sequential)
     assert [type(layer) for layer in objective.head] == [nn.Linear, nn.ReLU, nn.Linear]
     assert [tuple(x.shape) for x in objective.head.parameters()] == [(2048, 3), (2048,), (4, 2048), (4,)]

@@ -34,7 +34,7 @@ def views(seed: int, n: int, student_dim: int, teacher_dim: int) -> list[Tensor]
 
 
 def batch(student1: Tensor, student2: Tensor, teacher1: Tensor, teacher2: Tensor) -> Batch:
-    student, teacher = [Features(student1), Features(student2)], [Features(teacher1), Features(teacher2)]
+    student, teacher = {0: Features(student1), 1: Features(student2)}, {0: Features(teacher1), 1: Features(teacher2)}
     return Batch(student, teacher, torch.arange(len(student1)))
 
 

@@ -30,8 +30,8 @@ def features(seed: int, n: int, *dims: int) -> list[Tensor]:
 
 
 def batch(student: Tensor, *teachers: Tensor) -> Batch:
-    first, *others = ([Features(teacher)] for teacher in teachers)
-    return Batch([Features(student)], first, torch.arange(len(student)), more_teachers=others, progress=0.5)
+    first, *others = ({0: Features(teacher)} for teacher in teachers)
+    return Batch({0: Features(student)}, first, torch.arange(len(student)), more_teachers=others, progress=0.5)
 
 
 def losses_of(metric: Metric, student: Tensor, teachers: list[Tensor]) -> list[list[float]]:

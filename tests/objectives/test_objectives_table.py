@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from ukd.errors import UserError
 from ukd.features import Features, Shape
 from ukd.objectives import OBJECTIVES, Batch, Needs, WeightedSum, build, options_models
-from ukd.objectives.base import CutMixed
+from ukd.objectives.base import BOTH, FIRST, NONE, CutMixed
 from ukd.objectives.coss import CoSS
 
 NARROW = Shape("narrow", pooled=6, tokens=6, heads=2, maskable=True)
@@ -32,14 +32,14 @@ def view(dim: int) -> Features:
     return Features(torch.randn(8, dim), torch.randn(8, 4, dim), (2, 2), attention, mask=mask)
 
 
-def batch(num_views: int = 2) -> Batch:
-    views = [view(6) for _ in range(num_views)]
+def batch(needs: Needs) -> Batch:
+    """Random features of no views but those that are needed."""
     return Batch(
-        student=views,
-        teacher=[view(10) for _ in range(num_views)],
+        student={number: view(6) for number in needs.student_views},
+        teacher={number: view(10) for number in needs.teacher_views},
         index=torch.arange(8),
-        ema=views,
-        rotated=Batch([view(6) for _ in range(3)], [view(10) for _ in range(3)], torch.arange(8)),
+        ema={number: view(6) for number in needs.ema_views},
+        rotated=Batch({turns: view(6) for turns in range(3)}, {turns: view(10) for turns in range(3)}, torch.arange(8)),
         masked=view(6),
         cutmix=CutMixed(Features(torch.randn(4, 6)), 0.5),
         bag_size=2,
@@ -50,7 +50,7 @@ def batch(num_views: int = 2) -> Batch:
 def test_every_objective_works_with_its_defaults(name: str) -> None:
     objective = build([Summand(name)], NARROW, [WIDE])
     assert type(objective) is OBJECTIVES[name]
-    terms = objective(batch(objective.needs.num_views))
+    terms = objective(batch(objective.needs))
     assert terms and all(term.shape == () and term.isfinite() for term in terms.values())
     assert all("/" not in term for term in terms)
 
@@ -86,7 +86,7 @@ def test_options_reach_the_objective() -> None:
 
 def test_weighted_sum() -> None:
     torch.manual_seed(0)
-    features = batch()
+    features = batch(Needs())
     summands = [Summand("coss", 2.0), Summand("cosine", 0.5), Summand("coss", 1.0, {"lam": 0.0})]
     total = build(summands, NARROW, [WIDE])
     assert isinstance(total, WeightedSum)
@@ -104,13 +104,13 @@ def test_weighted_sum() -> None:
 
 def test_one_objective_with_a_weight_is_a_weighted_sum() -> None:
     total = build([Summand("coss", 0.1)], NARROW, [NARROW])
-    features = Batch([Features(torch.randn(4, 6))], [Features(torch.randn(4, 6))], torch.arange(4))
+    features = Batch({0: Features(torch.randn(4, 6))}, {0: Features(torch.randn(4, 6))}, torch.arange(4))
     assert total(features)["coss/feature"] == 0.1 * CoSS(6, 6)(features)["feature"]
 
 
 def test_the_mean_cosine_can_be_read_off_the_terms() -> None:
     student, teacher = torch.randn(2, 8, 6)
-    features = Batch([Features(student)] * 2, [Features(teacher)], torch.arange(8))
+    features = Batch({0: Features(student), 1: Features(student)}, {0: Features(teacher)}, torch.arange(8))
     expected = torch.cosine_similarity(student, teacher).mean()
     coss, cosine = Summand("coss", 2.0, {"scale": 5.0}), Summand("cosine", 0.5, {"head": "none"})
     summands = [Summand("simclr"), coss, cosine]
@@ -122,10 +122,10 @@ def test_the_mean_cosine_can_be_read_off_the_terms() -> None:
 
 
 def test_needs_of_a_sum_serve_all() -> None:
-    assert build([Summand("simclr")], NARROW, []).needs == Needs(teacher=False, num_views=2, batch_coupled=True)
+    assert build([Summand("simclr")], NARROW, []).needs == Needs(BOTH, NONE, batch_coupled=True)
     assert build([Summand("cosine", 2.0)], NARROW, [WIDE]).needs == Needs()
     both = build([Summand("cosine"), Summand("simclr")], NARROW, [WIDE])
-    assert both.needs == Needs(num_views=2, num_teacher_views=1, batch_coupled=True)
+    assert both.needs == Needs(BOTH, FIRST, batch_coupled=True)
 
 
 def test_impossible_objectives_say_which_and_what_to_change() -> None:

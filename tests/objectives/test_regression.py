@@ -75,7 +75,7 @@ def test_a_ladder_hears_every_block() -> None:
     widths = (2, 4, 6)
     maps = [torch.randn(3, width, requires_grad=True) for width in widths]
     student = Features(maps[-1] * 2, blocks=tuple(Block(None, each) for each in maps))
-    features = Batch([student], [Features(torch.randn(3, 5))], torch.arange(3))
+    features = Batch({0: student}, {0: Features(torch.randn(3, 5))}, torch.arange(3))
     torch.stack([*objective(features).values()]).sum().backward()
     assert all(each.grad is not None and each.grad.any() for each in maps)
     assert all(parameter.grad is not None for parameter in objective.parameters())

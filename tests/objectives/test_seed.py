@@ -182,9 +182,10 @@ def with_small(seed: int, n: int) -> Batch:
     """A batch with three small crops of each image."""
     crops = [pair(seed + number, n, 4, 4) for number in range(1, 4)]
     index = torch.arange(n)
-    small = Batch([Features(student) for student, _ in crops], [Features(teacher) for _, teacher in crops], index)
+    of_student, of_teacher = ({number: Features(crop[who]) for number, crop in enumerate(crops)} for who in (0, 1))
+    small = Batch(of_student, of_teacher, index)
     student, teacher = pair(seed, n, 4, 4)
-    return Batch([Features(student)], [Features(teacher)], index, small=small)
+    return Batch({0: Features(student)}, {0: Features(teacher)}, index, small=small)
 
 
 @pytest.mark.parametrize("options", [{}, {"decoupled": True}], ids=["whole", "decoupled"])
@@ -197,7 +198,8 @@ def test_small_crops_are_a_loss_of_their_own_with_a_queue_of_one_crop_of_each_im
     full = seed_of(past.teacher[0].pooled, **options)
     small = seed_of(past.small.teacher[0].pooled, **options)
     of_full = full(now)
-    of_crops = [small(batch(s.pooled, t.pooled)) for s, t in zip(now.small.student, now.small.teacher, strict=True)]
+    crops = zip(now.small.student.values(), now.small.teacher.values(), strict=True)
+    of_crops = [small(batch(s.pooled, t.pooled)) for s, t in crops]
     assert list(found) == [*of_full, *(f"small_{name}" for name in of_full)]
     for name, term in of_full.items():
         torch.testing.assert_close(found[name], term, rtol=0, atol=1e-10)

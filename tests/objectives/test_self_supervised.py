@@ -46,11 +46,13 @@ def batch(views: Tensor, ema: Tensor, small: Tensor | None = None, progress: flo
     seen = torch.stack([ema[0] * (patch - 1.5) for patch in range(4)], 1)
     mask = torch.arange(4)[None] < torch.arange(n)[:, None] % 3
     return Batch(
-        student=[Features(view) for view in views],
-        teacher=[],
+        student={number: Features(view) for number, view in enumerate(views)},
+        teacher={},
         index=index,
-        ema=[Features(ema[0], tokens=seen, grid=(2, 2)), Features(ema[1])],
-        small=None if small is None else Batch([Features(crop) for crop in small], [], index),
+        ema={0: Features(ema[0], tokens=seen, grid=(2, 2)), 1: Features(ema[1])},
+        small=None
+        if small is None
+        else Batch({number: Features(crop) for number, crop in enumerate(small)}, {}, index),
         masked=Features(views[0], tokens=tokens, grid=(2, 2), mask=mask),
         progress=progress,
     )

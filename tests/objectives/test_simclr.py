@@ -18,7 +18,7 @@ from ukd.objectives.simclr import SimCLR
 
 
 def batch(first: Tensor, second: Tensor) -> Batch:
-    return Batch([Features(first), Features(second)], [], torch.arange(len(first)))
+    return Batch({0: Features(first), 1: Features(second)}, {}, torch.arange(len(first)))
 
 
 def loss(first: Tensor, second: Tensor, temp: float) -> float:

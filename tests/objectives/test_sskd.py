@@ -29,8 +29,8 @@ def batch(student: Tensor, teacher: Tensor, progress: float = 0.5) -> Batch:
     plain_s, *turned_s = (Features(rows) for rows in student.chunk(4))
     plain_t, *turned_t = (Features(rows) for rows in teacher.chunk(4))
     index = torch.arange(len(plain_s.pooled))
-    rotated = Batch(turned_s, turned_t, index)
-    return Batch([plain_s], [plain_t], index, rotated=rotated, progress=progress)
+    rotated = Batch(dict(enumerate(turned_s)), dict(enumerate(turned_t)), index)
+    return Batch({0: plain_s}, {0: plain_t}, index, rotated=rotated, progress=progress)
 
 
 def similarity(objective: SSKD, student: Tensor, teacher: Tensor, progress: float = 0.5) -> Tensor:

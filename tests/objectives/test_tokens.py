@@ -46,7 +46,7 @@ def batch(seed: int, num_images: int, dims: tuple[int, int], student_grid: Grid,
     )
     generator = torch.Generator().manual_seed(seed)
     mask = torch.rand(num_images, math.prod(student_grid), generator=generator) < 0.5
-    return Batch([student], [teacher], torch.arange(num_images), masked=replace(masked, mask=mask))
+    return Batch({0: student}, {0: teacher}, torch.arange(num_images), masked=replace(masked, mask=mask))
 
 
 def build(terms: Terms, dims: tuple[int, int] = (3, 4), **options: Any) -> Tokens:
@@ -144,7 +144,7 @@ def test_map_and_feature_by_hand() -> None:
     student = Features(torch.tensor([[3.0, 1.0]]), torch.tensor([[[1.0, 2.0], [3.0, 4.0]]]), (1, 2))
     teacher = Features(torch.tensor([[0.0, 1.0]]), torch.tensor([[[0.0, 0.0], [3.0, 3.0]]]), (1, 2))
     found = Tokens(2, 2, 2, 2, terms={"map": 1.0, "feature": 2.0, "token": 1.0}, head="none")(
-        Batch([student], [teacher], torch.arange(1))
+        Batch({0: student}, {0: teacher}, torch.arange(1))
     )
     assert {name: term.item() for name, term in found.items()} == {
         "map": (1 + 4 + 0 + 1) / 4,
@@ -158,7 +158,7 @@ def test_affinity_by_hand() -> None:
     student = Features(torch.zeros(1, 1), torch.tensor([[[2.0], [3.0]]]), (1, 2))
     teacher = Features(torch.zeros(1, 1), torch.tensor([[[5.0], [-5.0]]]), (2, 1))
     found = Tokens(1, 1, 1, 1, terms={"affinity": 1.0}, head="none", temp=2.0)(
-        Batch([student], [teacher], torch.arange(1))
+        Batch({0: student}, {0: teacher}, torch.arange(1))
     )
     p = math.e / (math.e + 1)
     assert found["affinity"].item() == pytest.approx(p * math.log(2 * p) + (1 - p) * math.log(2 * (1 - p)))
@@ -169,7 +169,7 @@ def test_patch_by_hand() -> None:
     student = Features(torch.zeros(2, 1), torch.tensor([[[1.0], [9.0]], [[9.0], [9.0]]]), (1, 2))
     mask = torch.tensor([[True, False], [False, False]])
     teacher = Features(torch.zeros(2, 1), torch.tensor([[[4.0], [5.0]], [[6.0], [7.0]]]), (1, 2))
-    of = Batch([student], [teacher], torch.arange(2), masked=replace(student, mask=mask))
+    of = Batch({0: student}, {0: teacher}, torch.arange(2), masked=replace(student, mask=mask))
     assert Tokens(1, 1, 1, 1, terms={"patch": 1.0}, head="none")(of)["patch"] == 9
 
 
@@ -218,7 +218,7 @@ def test_affinity_is_nothing_to_a_student_that_is_turned_and_scaled(seed: int, f
     assert teacher.tokens is not None
     student = replace(teacher, tokens=factor * teacher.tokens @ rotation(4))
     objective = Tokens(5, 5, 4, 4, terms={"affinity": 1.0}, head="none")
-    assert objective(Batch([student], [teacher], torch.arange(2)))["affinity"].abs() < 1e-10
+    assert objective(Batch({0: student}, {0: teacher}, torch.arange(2)))["affinity"].abs() < 1e-10
 
 
 def test_heads_are_those_of_the_terms_that_are_on() -> None:
@@ -253,7 +253,9 @@ def test_cutting_a_batch_changes_nothing(term: str) -> None:
         return replace(whole, pooled=whole.pooled[rows], tokens=whole.tokens[rows], mask=mask)
 
     halves = [
-        Batch([part(of.student[0], rows)], [part(of.teacher[0], rows)], of.index[rows], masked=part(of.masked, rows))
+        Batch(
+            {0: part(of.student[0], rows)}, {0: part(of.teacher[0], rows)}, of.index[rows], masked=part(of.masked, rows)
+        )
         for rows in ([4, 0, 2], [3, 5, 1])
     ]
     found = torch.stack([total(objective, half) for half in halves]).mean()
@@ -301,7 +303,7 @@ def test_fp32_and_finite_under_autocast_at_batch_2(term: str, size: float) -> No
     assert of.masked
     student, teacher, masked = (in_half(each) for each in (of.student[0], of.teacher[0], of.masked))
     with torch.autocast("cpu", torch.bfloat16):
-        (loss,) = objective(Batch([student], [teacher], of.index, masked=masked)).values()
+        (loss,) = objective(Batch({0: student}, {0: teacher}, of.index, masked=masked)).values()
     loss.backward()
     assert loss.dtype == torch.float32 and loss.isfinite()
     for x in (student.pooled, student.tokens, masked.tokens, *objective.parameters()):
@@ -315,7 +317,7 @@ def test_zero_and_equal_tokens_have_a_finite_gradient(term: str) -> None:
         student = Features(torch.full((2, 4), value), torch.full((2, 6, 3), value, requires_grad=True), (2, 3))
         teacher = Features(torch.zeros(2, 5), torch.zeros(2, 6, 4), (2, 3))
         masked = replace(student, mask=torch.ones(2, 6, dtype=torch.bool))
-        loss = total(objective, Batch([student], [teacher], torch.arange(2), masked=masked))
+        loss = total(objective, Batch({0: student}, {0: teacher}, torch.arange(2), masked=masked))
         loss.backward()  # type: ignore[no-untyped-call]
         assert loss.isfinite() and student.tokens is not None
         assert student.tokens.grad is None or student.tokens.grad.isfinite().all()

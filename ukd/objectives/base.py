@@ -26,13 +26,22 @@ class EMA(NamedTuple):
         return self.final_momentum - (self.final_momentum - self.momentum) * (1 + math.cos(math.pi * progress)) / 2
 
 
+NONE: frozenset[int] = frozenset()
+FIRST, SECOND, BOTH = frozenset({0}), frozenset({1}), frozenset({0, 1})
+"""Numbers of views, for `Needs`."""
+
+ByView = Mapping[int, Features]
+"""Features by the number of the view that they are of."""
+
+
 @dataclass(frozen=True)
 class Needs:
     """What an objective asks of the training loop.
 
     Attributes:
-        teacher: The teacher's features.
-        num_views: Views of each image; of a batch that has more, the objective uses the first.
+        student_views: Numbers of the views that the student sees.
+        teacher_views: Those that the teacher sees, of the same pixels; none for an objective without a teacher.
+        ema_views: Those that the EMA student sees.
         batch_coupled: The loss is no mean over images: cutting a batch into smaller ones changes it.
         student: What it wants of the student beside the pooled feature.
         of_teacher: What it wants of the teacher beside the pooled feature.
@@ -40,14 +49,14 @@ class Needs:
         neighbours: Each anchor followed by neighbours.
         cutmix: The first view of each anchor, a part of it covered by that of its first neighbour.
         small: The small crops, where the recipe makes them.
-        ema: An EMA student.
+        ema: How the EMA student follows, if there is one.
         bank: The teacher's features of all training images before the first step, through `fit`.
         many_teachers: It can use more than one teacher.
-        num_teacher_views: How many views the teacher sees; None for as many as the student.
     """
 
-    teacher: bool = True
-    num_views: int = 1
+    student_views: frozenset[int] = FIRST
+    teacher_views: frozenset[int] = FIRST
+    ema_views: frozenset[int] = NONE
     batch_coupled: bool = False
     student: Wanted = NOTHING_MORE
     of_teacher: Wanted = NOTHING_MORE
@@ -58,14 +67,16 @@ class Needs:
     ema: EMA | None = None
     bank: bool = False
     many_teachers: bool = False
-    num_teacher_views: int | None = None
 
     @property
-    def views_for_teacher(self) -> int:
-        """Views that the teacher sees."""
-        if not self.teacher:
-            return 0
-        return self.num_views if self.num_teacher_views is None else self.num_teacher_views
+    def teacher(self) -> bool:
+        """Whether there is a teacher."""
+        return bool(self.teacher_views)
+
+    @property
+    def num_views(self) -> int:
+        """Views to make of each image."""
+        return 1 + max(self.student_views | self.teacher_views | self.ema_views)
 
     def __or__(self, other: Needs) -> Needs:
         """What serves both.
@@ -78,11 +89,10 @@ class Needs:
                 f"objective: EMA students of momentum {self.ema.momentum:g} and {other.ema.momentum:g} cannot be one; "
                 "give both objectives the same ema_momentum"
             )
-        num_views = max(self.num_views, other.num_views)
-        for_teacher = max(self.views_for_teacher, other.views_for_teacher)
         return Needs(
-            teacher=self.teacher or other.teacher,
-            num_views=num_views,
+            student_views=self.student_views | other.student_views,
+            teacher_views=self.teacher_views | other.teacher_views,
+            ema_views=self.ema_views | other.ema_views,
             batch_coupled=self.batch_coupled or other.batch_coupled,
             student=self.student | other.student,
             of_teacher=self.of_teacher | other.of_teacher,
@@ -93,7 +103,6 @@ class Needs:
             ema=self.ema or other.ema,
             bank=self.bank or other.bank,
             many_teachers=self.many_teachers or other.many_teachers,
-            num_teacher_views=None if for_teacher in (0, num_views) else for_teacher,
         )
 
 
@@ -111,24 +120,24 @@ class Batch:
     """The features of the B images of this process; nothing is normalised.
 
     Attributes:
-        student: One entry a view.
-        teacher: One entry a view that the teacher saw, of the same pixels; empty if no objective needs a teacher.
+        student: What the student makes of the views that it sees.
+        teacher: What the teacher makes of those that it sees; empty if no objective needs a teacher.
         index: int64 [B], the images' places in the data set.
         more_teachers: For each further teacher, what `teacher` is for the first.
-        ema: What the EMA student makes of the views; empty if no objective needs one.
-        rotated: The same for the first view turned by 90, 180 and 270 degrees, one entry each, if needed.
-        small: The same for the small crops, one entry each, if needed and made.
+        ema: What the EMA student makes of those that it sees.
+        rotated: The same for the first view turned by 90, 180 and 270 degrees, numbered from 0, if needed.
+        small: The same for the small crops, numbered from 0, if needed and made.
         cutmix: The mixed anchors, if needed.
         masked: What the student makes of the first view with patches hidden, if `masking` gives how.
         bag_size: Consecutive images that belong together: an anchor and its neighbours; 1 without neighbours.
         progress: Share of the run that is done, in [0, 1).
     """
 
-    student: list[Features]
-    teacher: list[Features]
+    student: ByView
+    teacher: ByView
     index: Tensor
-    more_teachers: list[list[Features]] = field(default_factory=list)
-    ema: list[Features] = field(default_factory=list)
+    more_teachers: list[ByView] = field(default_factory=list)
+    ema: ByView = field(default_factory=dict)
     rotated: Batch | None = None
     small: Batch | None = None
     cutmix: CutMixed | None = None
@@ -198,7 +207,7 @@ class WeightedSum(Objective):
         super().__init__()
         self.objectives = nn.ModuleDict()
         self.weights: dict[str, float] = {}
-        self.needs = Needs(teacher=False)
+        self.needs = Needs(teacher_views=NONE)
         names = [name for name, _, _ in summands]
         for i, (name, weight, objective) in enumerate(summands):
             num_before = names[:i].count(name)

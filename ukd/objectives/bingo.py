@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ukd.objectives.base import Batch, CutMixed, Needs, Objective
+from ukd.objectives.base import SECOND, Batch, CutMixed, Needs, Objective
 from ukd.objectives.heads import Projector, projector
 from ukd.objectives.queue import Queue
 from ukd.similarity import dot_products, info_nce, normalised
@@ -45,7 +45,7 @@ class BINGO(Objective):
         hidden_dim: Width of the hidden layer of `mlp2`.
     """
 
-    needs = Needs(num_views=2, neighbours=True, cutmix=True)
+    needs = Needs(teacher_views=SECOND, neighbours=True, cutmix=True)
 
     def __init__(
         self,

@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor
 
-from ukd.objectives.base import EMA, Batch, Needs, Objective
+from ukd.objectives.base import BOTH, EMA, NONE, Batch, Needs, Objective
 from ukd.objectives.ema import follow
 from ukd.similarity import cosine
 
@@ -31,7 +31,7 @@ class BYOL(Objective):
         out_dim: Width of the projection.
     """
 
-    needs = Needs(teacher=False, num_views=2, ema=EMA(MOMENTUM, 1.0))
+    needs = Needs(BOTH, NONE, BOTH, ema=EMA(MOMENTUM, 1.0))
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class BYOL(Objective):
         from lightly.models.modules.heads import BYOLPredictionHead, BYOLProjectionHead
 
         self.ema = EMA(ema_momentum, 1.0)
-        self.needs = Needs(teacher=False, num_views=2, ema=self.ema)
+        self.needs = Needs(BOTH, NONE, BOTH, ema=self.ema)
         self.head = BYOLProjectionHead(student_dim, hidden_dim, out_dim)
         self.ema_head = copy.deepcopy(self.head).requires_grad_(False)
         self.predictor = BYOLPredictionHead(out_dim, hidden_dim, out_dim)
@@ -55,8 +55,8 @@ class BYOL(Objective):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Term `byol`, in [0, 8]."""
         # View by view, as in the released code: the statistics of each batch norm are those of one view.
-        first, second = (self.predictor(self.head(view.pooled)) for view in batch.student[:2])
-        of_first, of_second = (self.ema_head(view.pooled).detach() for view in batch.ema[:2])
+        first, second = (self.predictor(self.head(batch.student[view].pooled)) for view in (0, 1))
+        of_first, of_second = (self.ema_head(batch.ema[view].pooled).detach() for view in (0, 1))
         return {"byol": (4 - 2 * cosine(first, of_second) - 2 * cosine(second, of_first)).mean()}
 
     def after_step(self, progress: float) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor
 
-from ukd.objectives.base import EMA, Batch, Needs, Objective
+from ukd.objectives.base import EMA, FIRST, Batch, Needs, Objective
 from ukd.objectives.queue import Queue
 from ukd.similarity import dot_products, kl_divergence, normalised
 
@@ -35,7 +35,7 @@ class CompRess(Objective):
         ema_momentum: Share of itself that the EMA student keeps at every step.
     """
 
-    needs = Needs(ema=EMA(MOMENTUM, MOMENTUM))
+    needs = Needs(ema_views=FIRST, ema=EMA(MOMENTUM, MOMENTUM))
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class CompRess(Objective):
         ema_momentum: Annotated[float, Field(ge=0, le=1)] = MOMENTUM,
     ) -> None:
         super().__init__()
-        self.needs = Needs(ema=EMA(ema_momentum, ema_momentum))
+        self.needs = Needs(ema_views=FIRST, ema=EMA(ema_momentum, ema_momentum))
         self.temp = temp
         self.teacher_queue = Queue(queue_size, teacher_dim)
         self.student_queue = Queue(queue_size, student_dim)

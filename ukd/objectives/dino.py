@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ukd.features import Features, Masking, Wanted
-from ukd.objectives.base import EMA, Batch, Needs, Objective
+from ukd.objectives.base import BOTH, EMA, NONE, Batch, Needs, Objective
 from ukd.objectives.ema import follow
 from ukd.similarity import dot_products, normalised
 
@@ -46,7 +46,7 @@ class DINO(Objective):
         mask_share: Share of its patches that are hidden then.
     """
 
-    needs = Needs(teacher=False, num_views=2, small=True, ema=EMA(MOMENTUM, 1.0))
+    needs = Needs(BOTH, NONE, BOTH, small=True, ema=EMA(MOMENTUM, 1.0))
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class DINO(Objective):
 
         self.ema = EMA(ema_momentum, 1.0)
         wanted = Wanted(tokens=patch_weight > 0)
-        self.needs = Needs(teacher=False, num_views=2, small=True, ema=self.ema, student=wanted)
+        self.needs = Needs(BOTH, NONE, BOTH, small=True, ema=self.ema, student=wanted)
         self.teacher_temps = (warmup_teacher_temp, teacher_temp)
         self.warmup, self.freeze = warmup, freeze
         widths = (student_dim, hidden_dim, bottleneck_dim, num_prototypes)
@@ -95,10 +95,10 @@ class DINO(Objective):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Terms `dino` and, if wanted, `ibot`, each at least the entropy of the EMA's assignments."""
-        crops = [*batch.student[:2], *(batch.small.student if batch.small else [])]
+        crops = [batch.student[0], batch.student[1], *(batch.small.student.values() if batch.small else [])]
         frozen = batch.progress < self.freeze
         student = [prototype_logits(self.head, crop.pooled, frozen) for crop in crops]
-        teacher = [prototype_logits(self.ema_head, view.pooled).detach() for view in batch.ema[:2]]
+        teacher = [prototype_logits(self.ema_head, batch.ema[view].pooled).detach() for view in (0, 1)]
         with torch.autocast(student[0].device.type, enabled=False):
             terms = {"dino": self.loss(teacher, student, teacher_temp=self._teacher_temp(batch.progress))}
         if self.patch_weight > 0 and batch.masked is not None:

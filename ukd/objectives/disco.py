@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor
 
-from ukd.objectives.base import EMA, Batch, Needs, Objective
+from ukd.objectives.base import BOTH, EMA, SECOND, Batch, Needs, Objective
 from ukd.objectives.ema import follow
 from ukd.objectives.heads import Projector, projector
 from ukd.objectives.queue import Queue
@@ -45,7 +45,7 @@ class DisCo(Objective):
         hidden_dim: Width of the hidden layer of `mlp2`; the paper finds that a narrow one is a bottleneck.
     """
 
-    needs = Needs(num_views=2, ema=EMA(MOMENTUM, MOMENTUM))
+    needs = Needs(BOTH, BOTH, SECOND, ema=EMA(MOMENTUM, MOMENTUM))
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class DisCo(Objective):
     ) -> None:
         super().__init__()
         self.ema = EMA(ema_momentum, ema_momentum)
-        self.needs = Needs(num_views=2, ema=self.ema)
+        self.needs = Needs(BOTH, BOTH, SECOND, ema=self.ema)
         self.mse_weight = mse_weight
         self.temp = temp
         self.head = projector(head, student_dim, teacher_dim, hidden_dim)
@@ -70,9 +70,9 @@ class DisCo(Objective):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Terms `mse`, in [0, 8 mse_weight], and `contrast`, at least 0; takes the batch into the queue."""
-        first, second = (self.head(view.pooled) for view in batch.student[:2])
-        teacher = [view.pooled.detach() for view in batch.teacher[:2]]
-        similarity = cosine(first, teacher[0]) + cosine(second, teacher[1])
+        first, second = (self.head(batch.student[view].pooled) for view in (0, 1))
+        of_first, of_second = (batch.teacher[view].pooled.detach() for view in (0, 1))
+        similarity = cosine(first, of_first) + cosine(second, of_second)
         query, key = normalised(first), normalised(self.ema_head(batch.ema[1].pooled).detach())
         contrast = info_nce((query * key).sum(1) / self.temp, dot_products(query, self.queue()) / self.temp)
         if self.training:

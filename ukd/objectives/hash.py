@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ukd.distributed import gather_rows, gather_rows_with_grad, own_rows
-from ukd.objectives.base import Batch, Needs, Objective
+from ukd.objectives.base import BOTH, Batch, Needs, Objective
 from ukd.objectives.heads import projector
 from ukd.objectives.quantisation import (
     cluster_centres,
@@ -69,7 +69,7 @@ class BRCD(Objective):
         hidden_dim: Width of the hidden layer of `mlp2`.
     """
 
-    needs = Needs(num_views=2, batch_coupled=True, bank=True)
+    needs = Needs(BOTH, BOTH, batch_coupled=True, bank=True)
     mean: Tensor
     projection: Tensor
     centres: Tensor
@@ -100,8 +100,7 @@ class BRCD(Objective):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Term `hash`, 0 where no negative is left."""
-        pairs = zip(batch.student[:2], batch.teacher[:2], strict=True)
-        first, second = (self._view(student.pooled, teacher.pooled.detach()) for student, teacher in pairs)
+        first, second = (self._view(batch.student[view].pooled, batch.teacher[view].pooled.detach()) for view in (0, 1))
         return {"hash": (self._contrast(first, second) + self._contrast(second, first)) / 2}
 
     @torch.no_grad()

@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor
 
-from ukd.objectives.base import EMA, Batch, Needs, Objective
+from ukd.objectives.base import EMA, FIRST, NONE, SECOND, Batch, Needs, Objective
 from ukd.objectives.ema import follow
 from ukd.objectives.queue import Queue
 from ukd.similarity import dot_products, info_nce, normalised
@@ -37,7 +37,7 @@ class MoCo(Objective):
         out_dim: Width of the projection.
     """
 
-    needs = Needs(teacher=False, num_views=2, ema=EMA(MOMENTUM, MOMENTUM))
+    needs = Needs(FIRST, NONE, SECOND, ema=EMA(MOMENTUM, MOMENTUM))
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class MoCo(Objective):
         from lightly.models.modules.heads import MoCoProjectionHead
 
         self.ema = EMA(ema_momentum, ema_momentum)
-        self.needs = Needs(teacher=False, num_views=2, ema=self.ema)
+        self.needs = Needs(FIRST, NONE, SECOND, ema=self.ema)
         self.temp = temp
         self.head = MoCoProjectionHead(student_dim, hidden_dim, out_dim)
         self.ema_head = copy.deepcopy(self.head).requires_grad_(False)

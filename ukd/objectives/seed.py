@@ -98,11 +98,11 @@ class SEED(Objective):
         Raises:
             UserError: The recipe makes no small crops.
         """
-        terms = self._terms(batch.student[:1], batch.teacher[:1], self.queue)
+        terms = self._terms([batch.student[0]], [batch.teacher[0]], self.queue)
         if self.small_queue is not None:
             if batch.small is None:
                 raise UserError("objective seed: small_crops: true finds no small crops; choose views.num_small: 6")
-            small = self._terms(batch.small.student, batch.small.teacher, self.small_queue)
+            small = self._terms([*batch.small.student.values()], [*batch.small.teacher.values()], self.small_queue)
             terms |= {f"small_{name}": term for name, term in small.items()}
         return terms
 

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ukd.objectives.base import Batch, Needs, Objective
+from ukd.objectives.base import BOTH, NONE, Batch, Needs, Objective
 from ukd.similarity import result_dtype
 
 
@@ -29,7 +29,7 @@ class SimCLR(Objective):
         out_dim: Width of the projection.
     """
 
-    needs = Needs(teacher=False, num_views=2, batch_coupled=True)
+    needs = Needs(BOTH, NONE, batch_coupled=True)
 
     def __init__(
         self,
@@ -51,6 +51,6 @@ class SimCLR(Objective):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Term `nt_xent`."""
         # As in the released code, both views pass the head's batch norm together.
-        z = self.head(torch.cat([view.pooled for view in batch.student[:2]]))
+        z = self.head(torch.cat([batch.student[view].pooled for view in (0, 1)]))
         with torch.autocast(z.device.type, enabled=False):
             return {"nt_xent": self.nt_xent(*z.to(result_dtype(z)).chunk(2))}

@@ -11,8 +11,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from ukd.distributed import gather_rows, gather_rows_with_grad, own_rows
-from ukd.features import Features
-from ukd.objectives.base import Batch, Needs, Objective
+from ukd.objectives.base import Batch, ByView, Needs, Objective
 from ukd.objectives.ema import follow
 from ukd.objectives.heads import projector
 from ukd.similarity import dot_products, kl_divergence, normalised
@@ -91,9 +90,9 @@ class SSKD(Objective):
             follow(self.frozen_head, self.teacher_head, momentum=0.0)
 
 
-def stacked(views: list[Features]) -> Tensor:
+def stacked(views: ByView) -> Tensor:
     """The pooled features of several views of B images, [num_views * B, D], view by view."""
-    return torch.cat([view.pooled for view in views])
+    return torch.cat([view.pooled for view in views.values()])
 
 
 def own_columns(num_images: int, device: torch.device) -> Tensor:

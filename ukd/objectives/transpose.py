@@ -156,4 +156,4 @@ def _headless(of: RowLoss, options: Mapping[str, Any]) -> Objective:
 
 def _batch(student: Tensor, teacher: Tensor, progress: float) -> Batch:
     index = torch.arange(len(student), device=student.device)
-    return Batch([Features(student)], [Features(teacher)], index, progress=progress)
+    return Batch({0: Features(student)}, {0: Features(teacher)}, index, progress=progress)
