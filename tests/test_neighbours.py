@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.neighbors import NearestNeighbors
 
-from ukd import neighbours
+from ukd import neighbours, search
 from ukd.errors import DataError
 from ukd.neighbours import nearest, nearest_by_block, nearest_others, shared_share, without_self
 
@@ -37,6 +37,7 @@ def test_tiles_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     queries, bank = random(50, 8), random(200, 8, seed=1)
     whole, others = nearest(queries, bank, 7)[1], nearest_others(bank, 7)
     monkeypatch.setattr(neighbours, "TILE_ENTRIES", 100)
+    monkeypatch.setattr(search, "TILE_ENTRIES", 100)
     np.testing.assert_array_equal(nearest(queries, bank, 7)[1], whole)
     np.testing.assert_array_equal(nearest_others(bank, 7), others)
 
@@ -45,6 +46,7 @@ def test_blocks_of_queries_are_parts_of_the_whole(monkeypatch: pytest.MonkeyPatc
     queries, bank = np.repeat(random(25, 8), 2, axis=0), random(60, 8, seed=1)
     similarity, index = nearest(queries, bank, 7)
     monkeypatch.setattr(neighbours, "TILE_ENTRIES", 100)
+    monkeypatch.setattr(search, "TILE_ENTRIES", 100)
     blocks = list(nearest_by_block(queries, bank, 7))
     assert [(block.start, block.stop) for block, _, _ in blocks] == [(0, 14), (14, 28), (28, 42), (42, 50)]
     np.testing.assert_array_equal(np.concatenate([each for _, _, each in blocks]), index)

@@ -164,7 +164,7 @@ def test_whole_numbers_serve_as_numbers_but_booleans_do_not(read: Loader, compla
         ("optimizer.name=lars", "optimizer.name: must be one of sgd, adamw, got 'lars'"),
         (
             "neighbours=5",
-            "neighbours: must be a mapping with keys from: k, nearest, got 5",
+            "neighbours: must be a mapping with keys from: k, nearest, max_cosine, got 5",
         ),
         ("lr=1", "lr: unknown key; did you mean optimizer.lr?"),
         ("checkpoint.x=1", "checkpoint.x: unknown key; the keys here are every_epochs, keep"),

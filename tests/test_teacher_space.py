@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from ukd.checkpoint import export_backbone
 from ukd.cli.bank import app as bank_app
 from ukd.cli.distill import app
 from ukd.distill import build_run, distill
-from ukd.store import StoreError
+from ukd.errors import DataError
+from ukd.store import StoreError, open_store
 from ukd.train import batches, loss_terms
 
 CPU = torch.device("cpu")
@@ -106,7 +108,7 @@ def test_a_bank_is_extracted_once_and_resume_is_exact(
     }
     whole = distill(tiny.parse(cached(world, tmp_path / "whole", **changes)))
     names = {path.name for path in (tmp_path / "bank").iterdir()}
-    assert names == ({"centre"} if mode == "fixed_view" else {"centre", "pass-0", "pass-1"})
+    assert names == {"centre", "neighbours-7.safetensors"} | ({"pass-0", "pass-1"} if mode == "k_views" else set())
     take_step = train.take_step
 
     def killed(*arguments: Any) -> Any:
@@ -148,6 +150,40 @@ def test_a_bank_is_built_by_its_own_command_and_found_by_the_run(
     shown = count_teacher(monkeypatch)
     build_run(tiny.parse(raw), CPU)
     assert shown == [], "the run finds what was built"
+
+
+def test_lists_without_near_copies_are_found_once_and_kept(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def lists_of(name: str, max_cosine: float) -> np.ndarray:
+        changes = {"bank": str(tmp_path / "bank"), "neighbours": {"k": 3, "nearest": 7, "max_cosine": max_cosine}}
+        run = build_run(tiny.parse(cached(world, tmp_path / name, **changes)), CPU)
+        lists: np.ndarray = run.fixed["neighbours"].numpy()
+        return lists
+
+    plain = lists_of("plain", 1.0)
+    rows = open_store(tmp_path / "bank" / "centre")[:].astype(np.float64)
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    similarity = unit @ unit.T
+    np.fill_diagonal(similarity, -np.inf)
+    limit = float(np.quantile(similarity, 0.9))
+    with caplog.at_level(logging.INFO, "ukd.teacher_space"):
+        found = lists_of("apart", limit)
+    left_out = similarity > limit
+    best = -np.sort(np.where(left_out, np.inf, -similarity))[:, :7]
+    np.testing.assert_allclose(np.take_along_axis(similarity, found, axis=1), best, rtol=0, atol=1e-6)
+    assert not np.array_equal(found, plain)
+    assert f"{left_out.any(1).sum()} of 144 images have near-copies" in caplog.text
+    assert f"{left_out.sum(1).max()} at most, which their lists leave out: {left_out.sum():,} in all" in caplog.text
+    monkeypatch.setattr("ukd.teacher_space.neighbour_lists", None)
+    np.testing.assert_array_equal(lists_of("again", limit), found)
+    np.testing.assert_array_equal(lists_of("plain again", 1.0), plain)
+
+
+def test_a_limit_that_leaves_an_image_too_few_is_refused(world: World, tmp_path: Path) -> None:
+    recipe = tiny.parse(cached(world, tmp_path / "run", neighbours={"k": 3, "nearest": 7, "max_cosine": 1e-6}))
+    with pytest.raises(DataError, match=r"neighbours.max_cosine: 1e-06 leaves #\d+ 0 of the 7 nearest .+ 143 other im"):
+        build_run(recipe, CPU)
 
 
 def test_a_recipe_without_a_bank_cannot_build_one(world: World, tmp_path: Path) -> None:

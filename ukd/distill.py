@@ -83,7 +83,7 @@ def build_run(recipe: DistillRecipe, device: torch.device, state: State | None =
         space.fit(objective)
     fixed = dict(state["fixed"]) if state else {}
     if recipe.neighbours and state is None:
-        fixed["neighbours"] = space.neighbours(recipe.neighbours.nearest)
+        fixed["neighbours"] = space.neighbours(recipe.neighbours)
     lists = fixed["neighbours"].numpy() if recipe.neighbours else None
     return Run(
         recipe=recipe,

@@ -1,52 +1,25 @@
-"""Exact cosine nearest neighbours. The only file that knows FAISS.
-
-The order of neighbours is a fact of the features, not of the search: FAISS leaves the order of equal
-similarities open (it depends on block sizes and threads), so rows that are equal bit for bit are searched
-once and then listed by number. Rows that differ, yet agree in similarity to within fp32 rounding, come in the
-order that fp32 gives them.
-"""
+"""Exact cosine nearest neighbours. The only file that knows FAISS."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from hashlib import blake2b
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from ukd.blocks import Rows
 from ukd.errors import DataError
+from ukd.search import TILE_ENTRIES, Found, search
+from ukd.search import Similarity as Similarity
+from ukd.unit_rows import Floats as Floats
+from ukd.unit_rows import Index as Index
+from ukd.unit_rows import Unit, UnitRows
 
-Floats = npt.NDArray[np.floating[Any]]
-Similarity = npt.NDArray[np.float32]
-Index = npt.NDArray[np.int64]
 IndexT = TypeVar("IndexT", npt.NDArray[np.int32], npt.NDArray[np.int64])
 
-TILE_ENTRIES = 2**24
-"""Similarities held at once while searching: about 0.5 GB with everything that sorting them needs."""
-UNIT_ENTRIES = 2**20
-"""Entries of rows held in fp64 at once while their lengths are taken off."""
 GPU_MAX_K = 2048
 """FAISS's own limit of `knn_gpu`."""
-
-
-class _Distinct(NamedTuple):
-    """Unit rows without repeats, numbered by first appearance.
-
-    Attributes:
-        rows: [m, D] distinct unit rows.
-        of: [n] distinct row of each row.
-        members: [n] row numbers, those of distinct row 0 first; ascending within each distinct row.
-        start: [m] where the members of each distinct row begin.
-        size: [m] how many rows each distinct row stands for.
-    """
-
-    rows: npt.NDArray[np.float32]
-    of: Index
-    members: Index
-    start: Index
-    size: Index
 
 
 def backend() -> str:
@@ -71,9 +44,9 @@ def nearest(queries: Floats, bank: Floats, k: int) -> tuple[Similarity, Index]:
         DataError: a row holds NaN or infinity, the widths differ, or k is outside 1..n.
     """
     _check_search(queries, bank, k)
-    distinct_queries = _distinct(_unit(queries, "queries"))
-    similarity, index = _search(distinct_queries.rows, _distinct(_unit(bank, "bank")), k)
-    return similarity[distinct_queries.of], index[distinct_queries.of]
+    unit = UnitRows(queries, "queries")
+    found = search(unit, np.arange(len(unit)), UnitRows(bank, "bank"), k, faiss_search)
+    return found.similarity[unit.of], found.rows[unit.of]
 
 
 def nearest_by_block(queries: Floats, bank: Floats, k: int) -> Iterator[tuple[slice, Similarity, Index]]:
@@ -83,12 +56,12 @@ def nearest_by_block(queries: Floats, bank: Floats, k: int) -> Iterator[tuple[sl
         Which queries [b], their similarities [b, k] and rows [b, k]: at most TILE_ENTRIES of each, or one query's.
     """
     _check_search(queries, bank, k)
-    unit, distinct_bank = _unit(queries, "queries"), _distinct(_unit(bank, "bank"))
-    step = max(1, TILE_ENTRIES // k)
-    for block in (slice(start, min(start + step, len(unit))) for start in range(0, len(unit), step)):
-        distinct_queries = _distinct(unit[block])
-        similarity, index = _search(distinct_queries.rows, distinct_bank, k)
-        yield block, similarity[distinct_queries.of], index[distinct_queries.of]
+    unit, unit_bank = UnitRows(queries, "queries"), UnitRows(bank, "bank")
+    for start in range(0, len(queries), step := max(1, TILE_ENTRIES // k)):
+        block = slice(start, min(start + step, len(queries)))
+        wanted, place = np.unique(unit.of[block], return_inverse=True)
+        found = search(unit, wanted, unit_bank, k, faiss_search)
+        yield block, found.similarity[place], found.rows[place]
 
 
 def nearest_others(features: Floats | Rows, k: int) -> npt.NDArray[np.int32]:
@@ -106,18 +79,31 @@ def nearest_others(features: Floats | Rows, k: int) -> npt.NDArray[np.int32]:
     Raises:
         DataError: a row holds NaN or infinity, or k is outside 1..n-1.
     """
-    num = len(features)
+    check_others(len(features), k)
+    unit = UnitRows(features, "features")
+    found = search(unit, np.arange(len(unit)), unit, k + 1, faiss_search)
+    return others_of(found.rows.astype(np.int32), unit)
+
+
+def check_others(num: int, k: int) -> None:
+    """Refuses lists longer than there are other images.
+
+    Raises:
+        DataError: k is outside 1..num-1.
+    """
     if not 1 <= k < num:
         raise DataError(
             f"nearest neighbours: k={k} but each of the {num} images has {num - 1} others; choose 1 <= k <= {num - 1}"
         )
-    distinct = _distinct(_unit(features, "features"))
-    index = _search(distinct.rows, distinct, k + 1)[1].astype(np.int32)
-    others = np.empty((num, k), dtype=np.int32)
-    step = max(1, TILE_ENTRIES // (k + 1))
-    for start in range(0, num, step):
-        listed = index[distinct.of[start : start + step]]
-        others[start : start + step] = without_self(listed, np.arange(start, start + len(listed)))
+
+
+def others_of(listed: npt.NDArray[np.int32], unit: UnitRows) -> npt.NDArray[np.int32]:
+    """Turns the nearest rows [m, k + 1] of each distinct row into every row's nearest others [n, k]."""
+    num, width = len(unit.of), listed.shape[1]
+    others = np.empty((num, width - 1), dtype=np.int32)
+    for start in range(0, num, step := max(1, TILE_ENTRIES // width)):
+        rows = np.arange(start, min(start + step, num))
+        others[rows] = without_self(listed[unit.of[rows]], rows)
     return others
 
 
@@ -168,76 +154,7 @@ def _check_search(queries: Floats, bank: Floats, k: int) -> None:
         )
 
 
-def _unit(features: Floats | Rows, name: str) -> npt.NDArray[np.float32]:
-    """Scale rows [n, D] to unit length, in fp64 so that neither tiny nor huge rows lose their direction."""
-    unit = np.empty(features.shape, dtype=np.float32)
-    broken: list[int] = []
-    step = max(1, UNIT_ENTRIES // max(1, features.shape[1]))
-    for start in range(0, len(features), step):
-        rows = features[start : start + step].astype(np.float64)
-        norm = np.linalg.norm(rows, axis=1, keepdims=True)
-        finite = np.isfinite(norm)
-        broken += (start + np.flatnonzero(~finite)).tolist()
-        # Adding zero turns -0.0 into 0.0: equal rows are then equal bytes.
-        unit[start : start + step] = np.divide(rows, norm, out=np.zeros_like(rows), where=finite & (norm > 0)) + 0.0
-    if broken:
-        listed = ", ".join(map(str, broken[:10])) + (f" and {len(broken) - 10} more" if len(broken) > 10 else "")
-        raise DataError(f"{name}: NaN or infinity in {len(broken)} of {len(features)} rows (row {listed})")
-    return unit
-
-
-def _distinct(unit: npt.NDArray[np.float32]) -> _Distinct:
-    """Group equal rows, in order of first appearance; 16 bytes of hash a row tell them apart."""
-    number: dict[bytes, int] = {}
-    of = np.array([number.setdefault(blake2b(row, digest_size=16).digest(), len(number)) for row in unit], np.int64)
-    members = np.argsort(of, kind="stable")
-    size = np.bincount(of, minlength=len(number))
-    start = np.cumsum(size) - size
-    rows = unit if len(number) == len(unit) else unit[members[start]]
-    return _Distinct(rows, of, members, start, size)
-
-
-def _search(queries: npt.NDArray[np.float32], bank: _Distinct, k: int) -> tuple[Similarity, Index]:
-    """Search unit queries [q, D] tile by tile, widening the search where a tie reaches over its end."""
-    similarity = np.empty((len(queries), k), dtype=np.float32)
-    index = np.empty((len(queries), k), dtype=np.int64)
-    todo, width = np.arange(len(queries)), min(k + 1, len(bank.rows))
-    while len(todo):
-        undecided = []
-        step = max(1, TILE_ENTRIES // width)
-        for start in range(0, len(todo), step):
-            rows = todo[start : start + step]
-            found, column = _faiss_search(queries[rows], bank.rows, width)
-            if width < len(bank.rows):
-                decided = found[:, k - 1] > found[:, -1]
-                undecided.append(rows[~decided])
-                rows, found, column = rows[decided], found[decided], column[decided]
-            similarity[rows], index[rows] = _listed(found, column, bank, k)
-        todo, width = np.concatenate(undecided) if undecided else todo[:0], min(2 * width, len(bank.rows))
-    return np.clip(similarity, -1.0, 1.0, out=similarity), index
-
-
-def _listed(found: Similarity, column: Index, bank: _Distinct, k: int) -> tuple[Similarity, Index]:
-    """Turn distinct rows [q, w] into bank rows [q, k]: every duplicate listed, ties by lowest row."""
-    similarity, index = np.empty((len(found), k), np.float32), np.empty((len(found), k), np.int64)
-    repeated = (bank.size[column] > 1).any(axis=1)
-    tied = (found[:, 1:] == found[:, :-1]).any(axis=1)
-    plain = ~(repeated | tied)
-    if plain.any():
-        similarity[plain], index[plain] = found[plain, :k], bank.members[bank.start[column[plain, :k]]]
-    for row in np.flatnonzero(~plain):
-        size = np.minimum(bank.size[column[row]], k)
-        value, ends = np.repeat(found[row], size), np.cumsum(size)
-        listed = bank.members[np.arange(ends[-1]) + np.repeat(bank.start[column[row]] - ends + size, size)]
-        # Where runs of equal values begin and end: sorting these alone is far less work than sorting it all.
-        edges = np.flatnonzero(np.diff(value[1:] == value[:-1], prepend=False, append=False))
-        for first, last in edges.reshape(-1, 2):
-            listed[first : last + 1].sort()
-        similarity[row], index[row] = value[:k], listed[:k]
-    return similarity, index
-
-
-def _faiss_search(queries: npt.NDArray[np.float32], bank: npt.NDArray[np.float32], k: int) -> tuple[Similarity, Index]:
+def faiss_search(queries: Unit, bank: UnitRows, block: slice, k: int) -> Found:
     """Inner-product search on a GPU where FAISS has one; asking for a GPU without one aborts the process."""
     import faiss
 
@@ -245,9 +162,9 @@ def _faiss_search(queries: npt.NDArray[np.float32], bank: npt.NDArray[np.float32
         resources = faiss.StandardGpuResources()
         resources.setTempMemory(256 << 20)
         similarity, index = faiss.knn_gpu(
-            resources, queries, bank, k, metric=faiss.METRIC_INNER_PRODUCT,
+            resources, queries, bank[block], k, metric=faiss.METRIC_INNER_PRODUCT,
             vectorsMemoryLimit=4 << 30, queriesMemoryLimit=1 << 30,
         )  # fmt: skip
     else:
-        similarity, index = faiss.knn(queries, bank, k, metric=faiss.METRIC_INNER_PRODUCT)
-    return similarity, index
+        similarity, index = faiss.knn(queries, bank[block], k, metric=faiss.METRIC_INNER_PRODUCT)
+    return Found(similarity, index, np.zeros(len(queries), dtype=np.int64))

@@ -165,6 +165,8 @@ class NeighbourSpec(Part):
     """Neighbours that follow each anchor in the batch."""
     nearest: PositiveInt = 31
     """They are drawn from this many nearest ones."""
+    max_cosine: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Near-copies, whose cosine similarity to the anchor exceeds this, are left out first; 1 leaves none out."""
 
 
 class OptimizerSpec(Part):

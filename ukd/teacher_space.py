@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,16 +17,19 @@ from ukd.backbones import Teacher
 from ukd.bank import in_memory, on_disk
 from ukd.blocks import Rows
 from ukd.data import Images
-from ukd.errors import UserError
+from ukd.errors import DataError, UserError
 from ukd.extractor import Extractor, PassExtractor
+from ukd.kept import Arrays, kept
 from ukd.log import progress
-from ukd.neighbours import nearest_others
+from ukd.neighbour_lists import NeighbourLists, neighbour_lists
 from ukd.objectives import Needs, Objective
-from ukd.recipe import DistillRecipe
+from ukd.recipe import DistillRecipe, NeighbourSpec
+from ukd.store import Store
 from ukd.targets import CachedTargets
 from ukd.views import Augmentation
 
 CENTRE = "centre"
+_log = logging.getLogger(__name__)
 
 
 class TeacherSpace:
@@ -62,11 +67,39 @@ class TeacherSpace:
             )
             return self._extract(extractor, CENTRE)
 
-    def neighbours(self, nearest: int) -> Tensor:
-        """Each image's nearest others by cosine similarity, int32 [n, nearest], the same in all processes."""
-        lists = torch.from_numpy(nearest_others(self.centre, nearest)).to(self._device)
-        distributed.broadcast_from_main([lists])  # Another processor may order near-ties another way.
-        return lists.cpu()
+    def neighbours(self, spec: NeighbourSpec) -> Tensor:
+        """Each image's nearest others by cosine similarity, int32 [n, nearest], the same in all processes.
+
+        Raises:
+            DataError: Too few of an image's others are no near-copies.
+        """
+        name = f"neighbours-{spec.nearest}" + (f"-below-{spec.max_cosine:g}" if spec.max_cosine < 1 else "")
+        key = {"nearest": spec.nearest, "max_cosine": spec.max_cosine}
+        found = self._kept(
+            name,
+            key,
+            lambda: neighbour_lists(self.centre, spec.nearest, spec.max_cosine, self._device)._asdict(),
+        )
+        lists = NeighbourLists(**found)
+        self._check(lists, spec)
+        return torch.from_numpy(lists.nearest)
+
+    def _check(self, lists: NeighbourLists, spec: NeighbourSpec) -> None:
+        """Says how much was left out, and refuses lists that it left too short."""
+        short = np.flatnonzero(lists.nearest[:, -1] < 0)
+        if len(short):
+            name, left = self._images.id(int(short[0])), int((lists.nearest[short[0]] >= 0).sum())
+            more = f", and {len(short) - 1} other images too few" if len(short) > 1 else ""
+            raise DataError(
+                f"neighbours.max_cosine: {spec.max_cosine:g} leaves {name} {left} of the {spec.nearest} nearest others "
+                f"that it is to have{more}; raise it, lower neighbours.nearest, or remove copies from the images"
+            )
+        num = lists.num_too_near
+        if spec.max_cosine < 1 and distributed.is_main():
+            _log.info(
+                f"neighbours: {np.count_nonzero(num):,} of {len(num):,} images have near-copies (cosine above "
+                f"{spec.max_cosine:g}), {num.max():,} at most, which their lists leave out: {num.sum():,} in all"
+            )
 
     def fit(self, objective: Objective) -> None:
         """Lets an objective learn what it needs of the space; the same in all processes."""
@@ -82,10 +115,12 @@ class TeacherSpace:
         return CachedTargets([self._of_pass(number) for number in range(self._recipe.cached_views)], replayed=True)
 
     def extract_all(self) -> list[str]:
-        """Extracts the evaluation views and, if `teacher_cache` repeats views, these; a line about each store."""
+        """Extracts the evaluation views and all else that the recipe needs of the bank; a line about each store."""
         stores = {CENTRE: self.centre}
         if self._recipe.teacher_cache == "k_views":
             stores |= {_name(number): self._of_pass(number) for number in range(self._recipe.cached_views)}
+        if self._recipe.neighbours:
+            self.neighbours(self._recipe.neighbours)
         folder = Path(str(self._recipe.bank))
         return [f"{folder / name}  {rows.shape[0]:,} x {rows.shape[1]}  {_megabytes(folder / name):,.1f} MB"
                 for name, rows in stores.items()]  # fmt: skip
@@ -110,6 +145,13 @@ class TeacherSpace:
             )
             return self._extract(extractor, _name(number))
 
+    def _kept(self, name: str, key: Mapping[str, Any], compute: Callable[[], Arrays]) -> Arrays:
+        """What was computed from the features, kept in the bank if there is one."""
+        if not isinstance(self.centre, Store):
+            return compute()
+        path = self.centre.folder.with_name(f"{name}.safetensors")
+        return kept(path, {"features": self.centre.digest, **key}, compute)
+
     def _extract(self, extractor: Extractor, name: str) -> Rows:
         bank = self._recipe.bank
         return on_disk(extractor, Path(bank) / name) if bank else in_memory(extractor)
@@ -130,9 +172,9 @@ class StandIns:
     def __init__(self, dim: int, num_images: int) -> None:
         self._dim, self._num_images = dim, num_images
 
-    def neighbours(self, nearest: int) -> Tensor:
+    def neighbours(self, spec: NeighbourSpec) -> Tensor:
         """As `TeacherSpace.neighbours`."""
-        return torch.zeros(1, 1, dtype=torch.int32).expand(self._num_images, nearest)
+        return torch.zeros(1, 1, dtype=torch.int32).expand(self._num_images, spec.nearest)
 
     def fit(self, objective: Objective) -> None:
         """As `TeacherSpace.fit`."""

@@ -17,7 +17,8 @@ def clear_errors() -> Iterator[None]:
     """Ends a user's mistake or a full disk in its message and exit status 2, Ctrl-C in 130; none in a traceback."""
     warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
     logging.basicConfig(format="%(message)s")
-    logging.getLogger("ukd.formats").setLevel(logging.INFO)  # As what weights were read is printed.
+    for told in ("ukd.formats", "ukd.teacher_space"):  # As what weights were read, and what lists leave out.
+        logging.getLogger(told).setLevel(logging.INFO)
     try:
         yield
     except UserError as error:

@@ -1,0 +1,124 @@
+"""Exact search for the nearest rows by blocks, with whatever finds them in one block.
+
+The order of neighbours is a fact of the features, not of the search: FAISS leaves the order of equal
+similarities open (it depends on block sizes and threads), so rows that are equal bit for bit are searched
+once and then listed by number. Rows that differ, yet agree in similarity to within fp32 rounding, come in the
+order that fp32 gives them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ukd.unit_rows import Index, Unit, UnitRows
+
+Similarity = npt.NDArray[np.float32]
+
+TILE_ENTRIES = 2**24
+"""Similarities held at once while searching: about 0.5 GB with everything that sorting them needs."""
+ROWS_BYTES = 2**30
+"""Bytes of queries, and of the bank, that are held at once while searching."""
+GRID_QUERIES, GRID_ROWS = 4096, 1024
+"""Searches are cut into whole tiles of so many, as FAISS's on CPU are, whose figures then stay as they are uncut."""
+
+
+class Found(NamedTuple):
+    """What a search found.
+
+    Attributes:
+        similarity: [q, k] cosine similarity, best first; minus infinity where there is none left.
+        rows: [q, k] rows of the bank; where there is none left any number, -1 in what `search` gives.
+        num_too_near: [q] rows of the bank that were left out for being too near, repeats counted.
+    """
+
+    similarity: Similarity
+    rows: Index
+    num_too_near: Index
+
+
+Find = Callable[[Unit, UnitRows, slice, int], Found]
+"""How the best k of some distinct rows of a bank are found for unit queries [q, D]; `rows` count from the first."""
+
+
+def search(queries: UnitRows, wanted: Index, bank: UnitRows, k: int, find: Find) -> Found:
+    """Find the k best bank rows for some distinct queries, widening the search where a tie reaches over its end.
+
+    Args:
+        queries: Where the queries are.
+        wanted: [q] which of them.
+        bank: What is searched.
+        k: Rows per query, repeats counted.
+        find: What searches a block of the bank.
+
+    Returns:
+        Rows of the bank before repeats were taken out, ties by lowest row.
+    """
+    shape = len(wanted), k
+    found = Found(np.empty(shape, np.float32), np.empty(shape, np.int64), np.empty(len(wanted), np.int64))
+    todo, width = np.arange(len(wanted)), min(k + 1, len(bank))
+    while len(todo):
+        undecided = []
+        step = max(1, min(TILE_ENTRIES // width, rows_at_once(bank.shape[1], GRID_QUERIES)))
+        for start in range(0, len(todo), step):
+            asked = todo[start : start + step]
+            best = _best(queries[wanted[asked]], bank, width, find)
+            found.num_too_near[asked] = best.num_too_near
+            if width < len(bank):
+                last = best.similarity[:, -1]
+                decided = (best.similarity[:, k - 1] > last) | (last == -np.inf)
+                undecided.append(asked[~decided])
+                asked, best = asked[decided], Found(*(each[decided] for each in best))
+            found.similarity[asked], found.rows[asked] = _listed(best.similarity, best.rows, bank, k)
+        todo, width = np.concatenate(undecided) if undecided else todo[:0], min(2 * width, len(bank))
+    np.clip(found.similarity, -1.0, 1.0, out=found.similarity, where=found.rows >= 0)
+    return found
+
+
+def rows_at_once(dim: int, grid: int) -> int:
+    """Unit rows that are held at once: ROWS_BYTES of them, in whole tiles of a grid."""
+    return max(1, ROWS_BYTES // (4 * dim * grid)) * grid
+
+
+def _best(queries: Unit, bank: UnitRows, width: int, find: Find) -> Found:
+    """The best `width` distinct rows of a bank, of which only a block is in memory where it is large."""
+    best: Found | None = None
+    for start in range(0, len(bank), step := rows_at_once(bank.shape[1], GRID_ROWS)):
+        block = slice(start, min(start + step, len(bank)))
+        part = find(queries, bank, block, min(width, block.stop - start))
+        part = part._replace(rows=part.rows + start)
+        best = part if best is None else _best_of(best, part, width)
+    assert best is not None
+    return best
+
+
+def _best_of(one: Found, other: Found, width: int) -> Found:
+    similarity = np.concatenate([one.similarity, other.similarity], axis=1)
+    order = np.argsort(-similarity, axis=1, kind="stable")[:, :width]
+    rows = np.concatenate([one.rows, other.rows], axis=1)
+    similarity, rows = np.take_along_axis(similarity, order, axis=1), np.take_along_axis(rows, order, axis=1)
+    return Found(similarity, rows, one.num_too_near + other.num_too_near)
+
+
+def _listed(found: Similarity, column: Index, bank: UnitRows, k: int) -> tuple[Similarity, Index]:
+    """Turn distinct rows [q, w] into bank rows [q, k]: every duplicate listed, ties by lowest row."""
+    similarity, index = np.full((len(found), k), -np.inf, np.float32), np.full((len(found), k), -1)
+    repeated = (bank.size[column] > 1).any(axis=1)
+    tied = (found[:, 1:] == found[:, :-1]).any(axis=1)
+    plain = ~(repeated | tied | (found[:, -1] == -np.inf))
+    if plain.any():
+        similarity[plain], index[plain] = found[plain, :k], bank.members[bank.start[column[plain, :k]]]
+    for row in np.flatnonzero(~plain):
+        some = column[row, found[row] > -np.inf]
+        size = np.minimum(bank.size[some], k)
+        value, ends = np.repeat(found[row, : len(some)], size), np.cumsum(size)
+        listed = bank.members[np.arange(len(value)) + np.repeat(bank.start[some] - ends + size, size)]
+        # Where runs of equal values begin and end: sorting these alone is far less work than sorting it all.
+        edges = np.flatnonzero(np.diff(value[1:] == value[:-1], prepend=False, append=False))
+        for first, last in edges.reshape(-1, 2):
+            listed[first : last + 1].sort()
+        similarity[row, : len(listed)], index[row, : len(listed)] = value[:k], listed[:k]
+    return similarity, index
