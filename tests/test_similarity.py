@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from ukd.row_blocks import RowBlocks
 from ukd.similarity import (
     cosine,
     cosine_from_sums,
@@ -210,8 +211,8 @@ def test_info_nce_without_negatives_is_zero_with_a_zero_gradient_and_hides_no_na
 def test_moments_equal_numpys_however_rows_are_cut(seed: int, n: int, dim: int) -> None:
     rows = pair(seed, n, dim)[0].float() + 100
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ukd.similarity.ROWS_AT_ONCE", 2)
-        mean, covariance = moments(rows)
+        patch.setattr("ukd.row_blocks.ROWS_AT_ONCE", 2)
+        mean, covariance = moments(RowBlocks(rows))
     exact = rows.numpy().astype(np.float64)
     np.testing.assert_allclose(mean, exact.mean(0), rtol=0, atol=1e-12)
     np.testing.assert_allclose(covariance, np.cov(exact.T, bias=True).reshape(dim, dim), rtol=0, atol=1e-12)

@@ -20,6 +20,8 @@ IndexT = TypeVar("IndexT", npt.NDArray[np.int32], npt.NDArray[np.int64])
 
 GPU_MAX_K = 2048
 """FAISS's own limit of `knn_gpu`."""
+KMEANS_STEPS = 25
+"""Steps of k-means, FAISS's own default."""
 
 
 def backend() -> str:
@@ -152,6 +154,30 @@ def _check_search(queries: Floats, bank: Floats, k: int) -> None:
             f"nearest neighbours: queries are {queries.shape[1]} wide but the bank is {bank.shape[1]} wide; "
             "both must come from the same model"
         )
+
+
+def k_means(rows: Floats, num: int, *, spherical: bool, seed: int) -> Unit:
+    """Centres of k-means, begun by k-means++ (Arthur & Vassilvitskii, SODA 2007); the same for the same rows and seed.
+
+    Args:
+        rows: [n, D], n >= num.
+        num: How many centres.
+        spherical: Rows are of unit length, and so are the centres: k-means by cosine (Dhillon & Modha, 2001).
+        seed: At least 0.
+
+    Returns:
+        fp32 [num, D].
+    """
+    import faiss
+
+    found = faiss.Kmeans(
+        rows.shape[1], num, niter=KMEANS_STEPS, spherical=spherical, seed=seed % 2**31,
+        init_method=faiss.ClusteringInitMethod_KMEANS_PLUS_PLUS,
+        min_points_per_centroid=1, max_points_per_centroid=len(rows),
+    )  # fmt: skip
+    found.train(rows.astype(np.float32))
+    centres: Unit = found.centroids
+    return centres
 
 
 def faiss_search(queries: Unit, bank: UnitRows, block: slice, k: int) -> Found:

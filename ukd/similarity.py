@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from ukd.row_blocks import RowBlocks
+
 MIN_SQUARED_NORM = 1e-62
 """Vectors no longer than 1e-31 count as zero: a gradient of 1 / length would soon leave the range of fp32."""
 SAME_POINT = 1e-12
 """Squared distance, relative to the squared lengths, up to which two points count as one: a part in a million apart."""
-ROWS_AT_ONCE = 2**14
-"""Rows of a data set that are held in fp64 at a time."""
 
 
 def cosine(a: Tensor, b: Tensor, dim: int = -1) -> Tensor:
@@ -158,19 +158,18 @@ def info_nce(positive: Tensor, negatives: Tensor) -> Tensor:
     return -logsigmoid(positive - negatives.logsumexp(-1))
 
 
-def moments(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and covariance of rows, taken in fp64 some rows at a time.
+def moments(rows: RowBlocks) -> tuple[Tensor, Tensor]:
+    """Mean and covariance of rows, taken in fp64 in two passes over them; one block and [D, D] are held.
 
     Args:
-        rows: [n, D], any floating dtype, not normalised.
+        rows: [n, D] by blocks, any floating dtype, not normalised.
 
     Returns:
         fp64 [D] and [D, D], the latter over n, not n - 1.
     """
-    blocks = torch.split(rows, ROWS_AT_ONCE)
-    mean = torch.stack([block.double().sum(0) for block in blocks]).sum(0) / len(rows)
+    mean = torch.stack([block.double().sum(0) for block in rows]).sum(0) / len(rows)
     covariance = mean.new_zeros(len(mean), len(mean))
-    for block in blocks:
+    for block in rows:
         centred = block.double() - mean
         covariance += centred.T @ centred
     return mean, covariance / len(rows)

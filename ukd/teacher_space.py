@@ -24,6 +24,7 @@ from ukd.log import progress
 from ukd.neighbour_lists import NeighbourLists, neighbour_lists
 from ukd.objectives import Needs, Objective
 from ukd.recipe import DistillRecipe, NeighbourSpec
+from ukd.row_blocks import RowBlocks
 from ukd.store import Store
 from ukd.targets import CachedTargets
 from ukd.views import Augmentation
@@ -103,7 +104,7 @@ class TeacherSpace:
 
     def fit(self, objective: Objective) -> None:
         """Lets an objective learn what it needs of the space; the same in all processes."""
-        objective.fit(torch.from_numpy(self.centre[np.arange(len(self._images))]))
+        objective.fit(RowBlocks(self.centre))
         distributed.broadcast_from_main(objective.buffers())
 
     def targets(self) -> CachedTargets | None:
@@ -178,7 +179,7 @@ class StandIns:
 
     def fit(self, objective: Objective) -> None:
         """As `TeacherSpace.fit`."""
-        objective.fit(torch.randn(min(self._num_images, 1024), self._dim))
+        objective.fit(RowBlocks(torch.randn(min(self._num_images, 1024), self._dim)))
 
     def targets(self) -> CachedTargets | None:
         """As `TeacherSpace.targets`; a trial asks the teacher itself."""

@@ -17,6 +17,7 @@ from ukd.errors import UserError
 from ukd.features import Features
 from ukd.objectives import Batch, hash
 from ukd.objectives.hash import BRCD, straight_through
+from ukd.row_blocks import RowBlocks
 
 seeds = st.integers(0, 2**32 - 1)
 BITS = 6
@@ -41,7 +42,7 @@ def batch(student1: Tensor, student2: Tensor, teacher1: Tensor, teacher2: Tensor
 def fitted(num_clusters: int = 3, **options: float) -> BRCD:
     torch.manual_seed(0)
     objective = BRCD(4, 5, bits=BITS, num_clusters=num_clusters, **options).double()  # type: ignore[arg-type]
-    objective.fit(views(7, 40, 1, 5)[2])
+    objective.fit(RowBlocks(views(7, 40, 1, 5)[2]))
     return objective
 
 
@@ -182,7 +183,7 @@ def test_the_student_learns_the_teachers_codes() -> None:
     teacher = centres[torch.arange(256) % 4] + torch.randn(256, 12)
     student = teacher @ torch.randn(12, 9)
     objective = BRCD(9, 12, bits=8, num_clusters=4)
-    objective.fit(teacher)
+    objective.fit(RowBlocks(teacher))
     agreement = [(objective.codes(student) == objective.teacher_codes(teacher)).double().mean().item()]
     optimizer = torch.optim.Adam(objective.parameters(), lr=1e-2)
     for _ in range(60):
@@ -246,7 +247,7 @@ def test_state_dict_round_trip_continues_bit_for_bit() -> None:
 
 def test_fewer_images_than_clusters_are_refused() -> None:
     with pytest.raises(UserError, match=r"choose num_clusters <= 4$"):
-        BRCD(4, 5, num_clusters=6).fit(torch.randn(4, 5))
+        BRCD(4, 5, num_clusters=6).fit(RowBlocks(torch.randn(4, 5)))
 
 
 class Distillation(nn.Module):

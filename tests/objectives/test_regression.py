@@ -13,6 +13,7 @@ from ukd.features import Block, Features, Shape, Wanted
 from ukd.objectives import Batch, Needs
 from ukd.objectives.cosine import Cosine
 from ukd.objectives.regression import Regression
+from ukd.row_blocks import RowBlocks
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -54,7 +55,7 @@ def test_a_whitened_target_sees_no_linear_map_of_the_teacher_but_turns(seed: int
 
     def cosines(bank: Tensor, teacher: Tensor) -> Tensor:
         objective = Regression(4, 4, head="none", target="whitened").double()
-        objective.fit(bank)
+        objective.fit(RowBlocks(bank))
         target: Tensor = objective.target(teacher, 0.0)
         return torch.nn.functional.normalize(target) @ torch.nn.functional.normalize(target).T
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ukd.objectives.targets import MIN_SPREAD, Standardised, Target, Whitened, target_of
+from ukd.row_blocks import RowBlocks
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -94,7 +95,7 @@ def test_equal_images_are_not_scaled() -> None:
     target(same, 0.0)
     assert target(same + 1, 0.1).tolist() == [[1, 1, 1]] * 4
     whitened = Whitened(3)
-    whitened.fit(same)
+    whitened.fit(RowBlocks(same))
     torch.testing.assert_close(whitened(same + 1, 0.1), torch.ones(4, 3))
 
 
@@ -102,7 +103,7 @@ def test_equal_images_are_not_scaled() -> None:
 def test_whitened_dimensions_are_uncorrelated_and_of_variance_1(seed: int) -> None:
     bank = rows(seed, 40, 4)
     target = Whitened(4).double()
-    target.fit(bank)
+    target.fit(RowBlocks(bank))
     found = target(bank, 0.0)
     variance = np.linalg.eigvalsh(np.cov(bank.T, bias=True))
     if variance[0] > MIN_SPREAD**2 * variance.mean():
@@ -116,7 +117,7 @@ def test_whitened_dimensions_are_uncorrelated_and_of_variance_1(seed: int) -> No
 def test_whitening_leaves_white_features_as_they_are() -> None:
     corners = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
     target = Whitened(2)
-    target.fit(corners + 3)
+    target.fit(RowBlocks(corners + 3))
     torch.testing.assert_close(target(corners + 3, 0.0), corners)
 
 
@@ -124,6 +125,6 @@ def test_directions_that_hardly_vary_are_not_blown_up() -> None:
     bank = rows(0, 40, 4)
     bank[:, 3] = bank[:, 2]
     target = Whitened(4).double()
-    target.fit(bank)
+    target.fit(RowBlocks(bank))
     variance = torch.linalg.eigvalsh(torch.cov(bank.T, correction=0)).mean()
     assert torch.linalg.eigvalsh(target.whitening)[-1].item() == pytest.approx(1 / MIN_SPREAD / variance.sqrt().item())

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ukd.errors import UserError
 from ukd.features import NOTHING_MORE, Features, Masking, Shape, Wanted
+from ukd.row_blocks import RowBlocks
 
 
 class EMA(NamedTuple):
@@ -188,11 +189,12 @@ class Objective(nn.Module):
         """How patches are hidden from the student for `Batch.masked`; None for not at all."""
         return None
 
-    def fit(self, embeddings: Tensor) -> None:
+    def fit(self, embeddings: RowBlocks) -> None:
         """Learns what it needs to know of the teacher's space before the first step; called if `needs.bank`.
 
         Args:
-            embeddings: fp32 [n, D], the teacher's pooled features of all training images, not normalised.
+            embeddings: fp32 [n, D] by blocks, the teacher's pooled features of all training images, not normalised;
+                all of them may be far too many for the memory.
         """
 
     def after_step(self, progress: float) -> None:
@@ -242,7 +244,7 @@ class WeightedSum(Objective):
         found = (objective.masking() for objective in self._each())
         return next((masking for masking in found if masking is not None), None)
 
-    def fit(self, embeddings: Tensor) -> None:
+    def fit(self, embeddings: RowBlocks) -> None:
         """Passes the embeddings on to those that need them."""
         for objective in self._each():
             if objective.needs.bank:

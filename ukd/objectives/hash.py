@@ -18,8 +18,8 @@ from ukd.objectives.quantisation import (
     project,
     signs,
     telling_bits,
-    unit_rows,
 )
+from ukd.row_blocks import RowBlocks
 from ukd.similarity import cosine, dot_products, info_nce, normalised, result_dtype
 
 
@@ -104,14 +104,14 @@ class BRCD(Objective):
         return {"hash": (self._contrast(first, second) + self._contrast(second, first)) / 2}
 
     @torch.no_grad()
-    def fit(self, embeddings: Tensor) -> None:
+    def fit(self, embeddings: RowBlocks) -> None:
         """Fits the teacher's codes, the clusters and the bits that are silenced in each.
 
         Raises:
             UserError: Fewer images than clusters.
         """
         num_clusters, bits = self.centres.shape
-        rows = unit_rows(embeddings)
+        rows = embeddings.changed(normalised)
         mean, projection = iterative_quantisation(rows, bits)
         components = project(rows, mean, projection)
         centres = cluster_centres(components, num_clusters)

@@ -6,24 +6,21 @@ import torch
 from torch import Tensor
 
 from ukd.errors import UserError
-from ukd.similarity import ROWS_AT_ONCE, distances, moments, normalised
+from ukd.neighbours import k_means
+from ukd.row_blocks import RowBlocks
+from ukd.similarity import distances, moments
 
 ITQ_STEPS = 50
 """Steps of iterative quantisation, as many as in the paper."""
 
 
-def unit_rows(embeddings: Tensor) -> Tensor:
-    """Rows [n, D] scaled to length 1, some at a time."""
-    return torch.cat([normalised(rows) for rows in torch.split(embeddings, ROWS_AT_ONCE)])
-
-
-def project(rows: Tensor, mean: Tensor, projection: Tensor) -> Tensor:
+def project(rows: RowBlocks, mean: Tensor, projection: Tensor) -> Tensor:
     """Rows [n, D] less their mean in the space of codes, [n, bits]; the signs are the codes."""
     dtype = projection.dtype
-    return torch.cat([(some.to(dtype) - mean) @ projection for some in torch.split(rows, ROWS_AT_ONCE)])
+    return torch.cat([(some.to(dtype) - mean) @ projection for some in rows])
 
 
-def iterative_quantisation(rows: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+def iterative_quantisation(rows: RowBlocks, bits: int) -> tuple[Tensor, Tensor]:
     """The projection whose signs lie nearest to the rows themselves.
 
     Gong & Lazebnik, "Iterative Quantization: A Procrustean Approach to Learning Binary Codes", CVPR 2011: the first
@@ -31,7 +28,7 @@ def iterative_quantisation(rows: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     its own, always the same. Rows narrower than the code are spread over all bits.
 
     Args:
-        rows: [n, D], any floating dtype.
+        rows: [n, D] by blocks, any floating dtype.
         bits: Length of the code.
 
     Returns:
@@ -41,11 +38,11 @@ def iterative_quantisation(rows: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     axes = torch.linalg.eigh(covariance).eigenvectors.flip(1)[:, :bits]
     generator = torch.Generator().manual_seed(0)
     whole = torch.linalg.qr(torch.randn(bits, bits, generator=generator, dtype=torch.float64)).Q
-    components = project(rows, mean, axes)
-    rotation = whole[: components.shape[1]]
+    components = RowBlocks(project(rows, mean, axes))
+    rotation = whole[: axes.shape[1]]
     for _ in range(ITQ_STEPS):
-        codes = signs(components @ rotation)
-        left, _, right = torch.linalg.svd(components.T @ codes, full_matrices=False)
+        product = torch.stack([block.T @ signs(block @ rotation) for block in components]).sum(0)
+        left, _, right = torch.linalg.svd(product, full_matrices=False)
         rotation = left @ right
     return mean, axes @ rotation
 
@@ -66,16 +63,12 @@ def cluster_centres(components: Tensor, num_clusters: int) -> Tensor:
             f"num_clusters: {num_clusters} clusters cannot be made of {len(components)} training images; "
             f"choose num_clusters <= {len(components)}"
         )
-    # Takes a second to import, and only this objective needs it.
-    from sklearn.cluster import KMeans
-
-    means = KMeans(num_clusters, random_state=0).fit(components.numpy())
-    return torch.from_numpy(means.cluster_centers_)
+    return torch.from_numpy(k_means(components.numpy(), num_clusters, spherical=False, seed=0)).to(components.dtype)
 
 
 def nearest_centre(components: Tensor, centres: Tensor) -> Tensor:
     """Number of the nearest centre [K, bits] of every row [n, bits], int64 [n]."""
-    return torch.cat([distances(rows, centres).argmin(1) for rows in torch.split(components, ROWS_AT_ONCE)])
+    return torch.cat([distances(rows, centres).argmin(1) for rows in RowBlocks(components)])
 
 
 def telling_bits(codes: Tensor, clusters: Tensor, num_clusters: int, margin: float) -> Tensor:

@@ -13,6 +13,7 @@ from ukd.objectives.base import Batch, Needs, Objective
 from ukd.objectives.heads import Head, Norm, student_head, wanted_by
 from ukd.objectives.metrics import WEIGHTS, Metric, by_image, cross_entropy_by_image
 from ukd.objectives.targets import TargetKind, target_of
+from ukd.row_blocks import RowBlocks
 
 
 class Regression(Objective):
@@ -91,6 +92,6 @@ class Regression(Objective):
         """The mean similarity, where the metric holds one with the teacher's feature as it is."""
         return None if self.cosine_weight is None else 1 - terms["cosine"] / self.cosine_weight
 
-    def fit(self, embeddings: Tensor) -> None:
+    def fit(self, embeddings: RowBlocks) -> None:
         """Fits the target."""
         self.target.fit(embeddings)

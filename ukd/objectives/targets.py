@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ukd.distributed import mean_over_processes
 from ukd.objectives.base import EMA
+from ukd.row_blocks import RowBlocks
 from ukd.similarity import dot_products, moments, result_dtype
 
 TargetKind = Literal["none", "standardised", "whitened"]
@@ -34,7 +35,7 @@ class Target(nn.Module):
         """
         return teacher
 
-    def fit(self, embeddings: Tensor) -> None:
+    def fit(self, embeddings: RowBlocks) -> None:
         """Learns what it needs from the teacher's features [n, D] of all training images."""
 
 
@@ -100,7 +101,7 @@ class Whitened(Target):
         return dot_products(teacher.to(result_dtype(teacher)) - self.mean, self.whitening)
 
     @torch.no_grad()
-    def fit(self, embeddings: Tensor) -> None:
+    def fit(self, embeddings: RowBlocks) -> None:
         """As `Target.fit`."""
         mean, covariance = moments(embeddings)
         variance, axes = torch.linalg.eigh(covariance)
