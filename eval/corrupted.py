@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 
 import numpy as np
 
@@ -46,6 +47,9 @@ class CorruptedImages:
 
     def id(self, index: int) -> str:
         return self._whole.id(index)
+
+    def file(self, index: int) -> Path | None:
+        return self._whole.file(index)
 
     def fingerprint(self) -> str:
         """Hash of the images' own and of all that is done to them."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,10 +20,11 @@ from tests import processes
 from ukd.backbones import Backbone, build_backbone
 from ukd.bank import Embeddings, embed, in_memory, on_disk
 from ukd.blocks import round_blocks
-from ukd.data import ArrayImages, Images, Pixels, open_images
+from ukd.data import ArrayImages, Images, Pixels, Subset, open_images
 from ukd.errors import DataError, UserError
 from ukd.extractor import Extractor
-from ukd.store import MANIFEST, StoreError, open_store
+from ukd.stamps import edited, stamps_of
+from ukd.store import MANIFEST, Draft, StoreError, open_store
 from ukd.views import evaluation_view
 
 NUM, SIZE_PX = 23, 16
@@ -174,6 +177,81 @@ def test_images_that_changed_on_disk_are_refused(tmp_path: Path) -> None:
     Image.fromarray(Photos().read(3)[:8]).save(folder / "1.png")
     with pytest.raises(StoreError, match="the same images before they changed on disk"):
         on_disk(extractor(open_images(str(folder))), store)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Nine images of equal size, last changed long ago."""
+    place = tmp_path / "photos"
+    place.mkdir()
+    for index in range(9):
+        Image.fromarray(Photos().read(index)).save(place / f"{index}.bmp")
+        os.utime(place / f"{index}.bmp", (1e9, 1e9))
+    return place
+
+
+def edit(path: Path) -> None:
+    """Changes a pixel in place: neither name nor size nor number of files change."""
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-4] + bytes(byte ^ 1 for byte in whole[-4:]))
+
+
+def test_an_edit_that_keeps_the_size_is_refused_by_name(folder: Path, tmp_path: Path) -> None:
+    on_disk(extractor(open_images(str(folder))), tmp_path / "store")
+    fingerprint = open_images(str(folder)).fingerprint()
+    edit(folder / "4.bmp")
+    assert open_images(str(folder)).fingerprint() == fingerprint
+    with pytest.raises(StoreError, match=r"the same images before some changed on disk: 4\.bmp \(of the same size,"):
+        on_disk(extractor(open_images(str(folder))), tmp_path / "store")
+    edit(folder / "4.bmp")  # Back again: another time, the same bytes.
+    on_disk(extractor(open_images(str(folder))), tmp_path / "store")
+
+
+def test_copies_and_touched_files_are_accepted(folder: Path, tmp_path: Path) -> None:
+    store = on_disk(extractor(open_images(str(folder))), tmp_path / "store")
+    (folder / "3.bmp").touch()
+    shutil.copytree(folder, tmp_path / "copies", copy_function=shutil.copyfile)
+    for place in (folder, tmp_path / "copies"):
+        images = open_images(str(place))
+        np.testing.assert_array_equal(on_disk(extractor(images), tmp_path / "store")[:], store[:])
+
+
+def test_of_a_part_of_a_folder_its_own_images_count(folder: Path, tmp_path: Path) -> None:
+    def part() -> Images:
+        return Subset(open_images(str(folder)), np.array([1, 5, 7]))
+
+    on_disk(extractor(part()), tmp_path / "store")
+    edit(folder / "4.bmp")
+    on_disk(extractor(part()), tmp_path / "store")
+    edit(folder / "5.bmp")
+    with pytest.raises(StoreError, match=r"changed on disk: 5\.bmp"):
+        on_disk(extractor(part()), tmp_path / "store")
+
+
+def test_files_of_the_same_time_are_not_read_and_of_many_others_some(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = open_images(str(folder))
+    held = [(range(4), stamps_of(images, range(4))), (range(4, 9), stamps_of(images, range(4, 9)))]
+    read: list[str] = []
+    read_bytes = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path.name) or read_bytes(path))  # type: ignore[func-returns-value]
+    assert edited(images, held) == [] and read == []
+    (folder / "7.bmp").touch()
+    assert edited(images, held) == [] and read == ["7.bmp"]
+    for path in folder.iterdir():
+        edit(path)
+    assert edited(images, held) == [*range(9)]
+    monkeypatch.setattr("ukd.stamps.MAX_READ", 4)
+    assert edited(images, held) == [0, 3, 6]
+
+
+def test_blocks_that_do_not_say_which_files_they_are_of_are_made_anew(folder: Path, tmp_path: Path) -> None:
+    images = extractor(open_images(str(folder)))
+    store = on_disk(images, tmp_path)
+    rows = store[:]
+    Draft(tmp_path, images.key(), 9, str(folder)).write(range(9), rows + 1, [])
+    np.testing.assert_array_equal(on_disk(images, tmp_path)[:], rows)
 
 
 def test_stand_ins_are_named_cold_and_warm_and_refused_where_they_may_not_be(tmp_path: Path) -> None:

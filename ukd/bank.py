@@ -20,7 +20,11 @@ from ukd.blocks import blocks_of
 from ukd.data import Images
 from ukd.extractor import Extractor
 from ukd.loading import Unreadable
+from ukd.stamps import edited, stamps_of
 from ukd.store import Draft, Store, StoreError
+
+NAMED = 5
+"""Edited images that an error names."""
 
 
 def embed(
@@ -85,7 +89,7 @@ def on_disk(extractor: Extractor, folder: Path) -> Store:
 
     Raises:
         DataError: An image cannot be read, or more than one in a hundred where they are skipped.
-        StoreError: The folder holds other features, or cannot be written.
+        StoreError: The folder holds other features, or those of files that were edited since, or cannot be written.
         UserError: The backbone does not have this kind of features.
     """
     extractor.width()
@@ -98,18 +102,35 @@ def on_disk(extractor: Extractor, folder: Path) -> Store:
     mine = blocks_of(len(images))[distributed.rank() :: distributed.world_size()]
     unreadable, shared = Unreadable(images), _for_all(extractor, mine)
     with _together(folder):
-        missing = [block for block in mine if not draft.holds(block)]
+        missing = [block for block in mine if not _holds(draft, block, images)]
+        _refuse_edited(draft, images, [block for block in mine if block not in missing])
         kept = sum(map(len, mine)) - sum(map(len, missing))
         if shared.advance and kept:
             shared.advance(kept)
         for extracted in shared.run(missing, unreadable):
-            draft.write(*extracted)
+            draft.write(*extracted, stamps_of(images, extracted.block))
     with _together(folder):
         store = draft.open()
         if distributed.is_main():
             draft.finish(store)
     extractor.report(unreadable, store.unreadable)
     return store
+
+
+def _holds(draft: Draft, block: range, images: Images) -> bool:
+    """Whether a block is there, whole, and says which files it is of."""
+    return draft.holds(block) and (images.file(block.start) is None or bool(draft.stamps(block)))
+
+
+def _refuse_edited(draft: Draft, images: Images, blocks: list[range]) -> None:
+    """Refuses features of images that changed on disk without changing the fingerprint."""
+    found = edited(images, ((block, draft.stamps(block)) for block in blocks))
+    if found:
+        named = ", ".join(map(images.id, found[:NAMED])) + (f" and {len(found) - NAMED} more" * (len(found) > NAMED))
+        raise StoreError(
+            f"features: {draft.folder} holds features of the same images before some changed on disk: {named} "
+            "(of the same size, but of other bytes); name another folder, or delete this one"
+        )
 
 
 def _for_all(extractor: Extractor, mine: list[range]) -> Extractor:

@@ -52,11 +52,13 @@ class Block(NamedTuple):
         rows: fp16 or fp32 [b, D], memory-mapped.
         sha256: Checksum of the rest, as it was written.
         unreadable: Numbers of the images that could not be read.
+        stamps: Of the images' files, as `ukd.stamps` has them.
     """
 
     rows: np.memmap[Any, Any]
     sha256: str
     unreadable: list[int]
+    stamps: str
 
 
 def blocks_of(num_rows: int) -> list[range]:
@@ -105,7 +107,7 @@ def block_path(folder: Path, block: range) -> Path:
     return folder / f"rows-{block.start:010d}.safetensors"
 
 
-def write_block(path: Path, key: str, features: Embeddings, unreadable: Sequence[int]) -> None:
+def write_block(path: Path, key: str, features: Embeddings, unreadable: Sequence[int], stamps: str = "") -> None:
     """Writes the features [b, D] of a block, all of them or nothing.
 
     Args:
@@ -113,12 +115,14 @@ def write_block(path: Path, key: str, features: Embeddings, unreadable: Sequence
         key: Hash of all that the rows depend on.
         features: The rows, not yet rounded.
         unreadable: Numbers of the images that could not be read.
+        stamps: Of the images' files, as `ukd.stamps` has them.
 
     Raises:
         OSError: The disk is full or not writable.
     """
     rows = np.ascontiguousarray(compact(features))
-    about = {"key": key, "sha256": _checksum(rows, unreadable), "unreadable": list(unreadable)}
+    checksum = _checksum(rows, unreadable, stamps)
+    about = {"key": key, "sha256": checksum, "unreadable": list(unreadable), "stamps": stamps}
     # One entry: safetensors writes several in any order, and equal blocks are to be equal files.
     write_atomically(path, save({"features": rows}, {ABOUT: json.dumps(about)}))
 
@@ -141,7 +145,7 @@ def map_block(path: Path, key: str, num_rows: int) -> Block:
             raise DamagedError(f"it holds {shape} where {num_rows} rows are wanted")
         # safetensors made sure that its one array reaches to the end of the file.
         rows = np.memmap(path, dtype, "r", size_bytes - shape[0] * shape[1] * dtype.itemsize, tuple(shape))
-        return Block(rows, about["sha256"], about["unreadable"])
+        return Block(rows, about["sha256"], about["unreadable"], about.get("stamps", ""))
     except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise DamagedError(str(error)) from None
 
@@ -152,11 +156,11 @@ def check_rows(block: Block) -> None:
     Raises:
         DamagedError: They are not those that were written.
     """
-    if _checksum(block.rows, block.unreadable) != block.sha256:
+    if _checksum(block.rows, block.unreadable, block.stamps) != block.sha256:
         raise DamagedError("its rows are not those that were written")
 
 
-def _checksum(rows: npt.NDArray[Any], unreadable: Sequence[int]) -> str:
-    digest = hashlib.sha256(json.dumps(list(unreadable)).encode())
+def _checksum(rows: npt.NDArray[Any], unreadable: Sequence[int], stamps: str) -> str:
+    digest = hashlib.sha256(f"{json.dumps(list(unreadable))}{stamps}".encode())
     digest.update(rows.data)
     return digest.hexdigest()

@@ -45,6 +45,9 @@ class Images(Protocol):
     def id(self, index: int) -> str:
         """What a log calls this image: its path or its number."""
 
+    def file(self, index: int) -> Path | None:
+        """The file that holds one image and nothing else; None where the fingerprint is not of files."""
+
     def fingerprint(self) -> str:
         """sha256 hex of what stands for the content, without reading all of a large set."""
 
@@ -101,6 +104,9 @@ class FolderImages:
 
     def id(self, index: int) -> str:
         return self._paths[index]
+
+    def file(self, index: int) -> Path | None:
+        return self._folder / self._paths[index]
 
     def fingerprint(self) -> str:
         """Hash of every relative path and file size; file contents are not read."""
@@ -161,6 +167,9 @@ class ArrayImages:
 
     def id(self, index: int) -> str:
         return f"#{index}"
+
+    def file(self, index: int) -> Path | None:
+        return None
 
     def fingerprint(self) -> str:
         digest = hashlib.sha256(f"{self._pixels.shape}".encode())
@@ -261,6 +270,9 @@ class Subset:
 
     def id(self, index: int) -> str:
         return self.whole.id(int(self._indices[index]))
+
+    def file(self, index: int) -> Path | None:
+        return self.whole.file(int(self._indices[index]))
 
     def fingerprint(self) -> str:
         return hashlib.sha256(self.whole.fingerprint().encode() + self._indices.tobytes()).hexdigest()

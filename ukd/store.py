@@ -129,9 +129,13 @@ class Draft:
             return False
         return True
 
-    def write(self, block: range, features: Embeddings, unreadable: Sequence[int]) -> None:
+    def stamps(self, block: range) -> str:
+        """Stamps of the images of a block that is there."""
+        return map_block(block_path(self.folder, block), digest_of(self.key), len(block)).stamps
+
+    def write(self, block: range, features: Embeddings, unreadable: Sequence[int], stamps: str = "") -> None:
         """Writes a block, as `blocks.write_block`."""
-        write_block(block_path(self.folder, block), digest_of(self.key), features, unreadable)
+        write_block(block_path(self.folder, block), digest_of(self.key), features, unreadable, stamps)
 
     def open(self) -> Store:
         """Opens what is written.

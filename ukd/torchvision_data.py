@@ -65,6 +65,9 @@ class TorchvisionImages:
     def id(self, index: int) -> str:
         return f"#{index}"
 
+    def file(self, index: int) -> Path | None:
+        return None
+
     def fingerprint(self) -> str:
         """Hash of the name, the size, the labels, and the pixels of a hundred images spread over the set."""
         digest = hashlib.sha256(f"{self.name} {len(self)}".encode())

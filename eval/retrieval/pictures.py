@@ -72,5 +72,8 @@ class Cropped:
     def id(self, index: int) -> str:
         return self._images.id(index)
 
+    def file(self, index: int) -> Path | None:
+        return self._images.file(index)
+
     def fingerprint(self) -> str:
         return hashlib.sha256(self._images.fingerprint().encode() + self._boxes.tobytes()).hexdigest()
