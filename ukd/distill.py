@@ -101,25 +101,6 @@ def build_run(recipe: DistillRecipe, device: torch.device, state: State | None =
     )
 
 
-def build_bank(recipe: DistillRecipe) -> list[str]:
-    """Extracts what the recipe's bank holds, as a run of it would.
-
-    Returns:
-        A line for each store: its folder, rows, width and size.
-
-    Raises:
-        UserError: The recipe names no bank, or something in it cannot be used.
-    """
-    if recipe.bank is None:
-        raise UserError(
-            "bank: the recipe names no folder for it; add `bank: FOLDER`, or bank=FOLDER on the command line"
-        )
-    with distributed.session(recipe.device) as device:
-        images, _ = hold_out(open_training_images(recipe), recipe)
-        teacher = cast(Teacher, seeded_backbone(recipe, recipe.teacher, frozen=True)).to(device)
-        return TeacherSpace(recipe, teacher, images, device).extract_all()
-
-
 def check_teachers(recipe: DistillRecipe, objective: Objective) -> None:
     """Refuses teachers that no objective listens to."""
     if recipe.more_teachers and not objective.needs.many_teachers:

@@ -175,9 +175,8 @@ def k_means(rows: Floats, num: int, *, spherical: bool, seed: int) -> Unit:
         init_method=faiss.ClusteringInitMethod_KMEANS_PLUS_PLUS,
         min_points_per_centroid=1, max_points_per_centroid=len(rows),
     )  # fmt: skip
-    found.train(rows.astype(np.float32))
-    centres: Unit = found.centroids
-    return centres
+    found.train(rows.astype(np.float32, copy=False))
+    return np.asarray(found.centroids, dtype=np.float32)
 
 
 def faiss_search(queries: Unit, bank: UnitRows, block: slice, k: int) -> Found:

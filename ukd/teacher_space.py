@@ -16,6 +16,7 @@ from ukd import distributed
 from ukd.backbones import Teacher
 from ukd.bank import in_memory, on_disk
 from ukd.blocks import Rows
+from ukd.clusters import Clusters, spherical_clusters
 from ukd.data import Images
 from ukd.errors import DataError, UserError
 from ukd.extractor import Extractor, PassExtractor
@@ -41,27 +42,31 @@ class TeacherSpace:
         teacher: The first teacher.
         images: The training images.
         device: Where the teacher is.
+
+    Attributes:
+        images: The training images.
+        device: Where to compute.
     """
 
     def __init__(self, recipe: DistillRecipe, teacher: Teacher, images: Images, device: torch.device) -> None:
         self._recipe = recipe
         self._teacher = teacher
-        self._images = images
-        self._device = device
+        self.images = images
+        self.device = device
 
     @cached_property
     def centre(self) -> Rows:
         """Features [n, D] of the evaluation views."""
         views = self._recipe.views
         workers = self._recipe.data.num_workers
-        with progress("teacher features", len(self._images)) as advance:
+        with progress("teacher features", len(self.images)) as advance:
             # The loop names the images that cannot be read when it meets them.
             extractor = Extractor(
                 self._teacher,
-                self._images,
+                self.images,
                 views.size_px,
                 views.crop_pct,
-                self._device,
+                self.device,
                 num_workers=workers,
                 on_unreadable=lambda line: None,
                 advance=advance,
@@ -79,7 +84,7 @@ class TeacherSpace:
         found = self._kept(
             name,
             key,
-            lambda: neighbour_lists(self.centre, spec.nearest, spec.max_cosine, self._device)._asdict(),
+            lambda: neighbour_lists(self.centre, spec.nearest, spec.max_cosine, self.device)._asdict(),
         )
         lists = NeighbourLists(**found)
         self._check(lists, spec)
@@ -89,7 +94,7 @@ class TeacherSpace:
         """Says how much was left out, and refuses lists that it left too short."""
         short = np.flatnonzero(lists.nearest[:, -1] < 0)
         if len(short):
-            name, left = self._images.id(int(short[0])), int((lists.nearest[short[0]] >= 0).sum())
+            name, left = self.images.id(int(short[0])), int((lists.nearest[short[0]] >= 0).sum())
             more = f", and {len(short) - 1} other images too few" if len(short) > 1 else ""
             raise DataError(
                 f"neighbours.max_cosine: {spec.max_cosine:g} leaves {name} {left} of the {spec.nearest} nearest others "
@@ -101,6 +106,19 @@ class TeacherSpace:
                 f"neighbours: {np.count_nonzero(num):,} of {len(num):,} images have near-copies (cosine above "
                 f"{spec.max_cosine:g}), {num.max():,} at most, which their lists leave out: {num.sum():,} in all"
             )
+
+    def clusters(self, num: int) -> Clusters:
+        """The images by what the teacher holds to be alike; the recipe's seed decides where k-means begins.
+
+        Raises:
+            UserError: Fewer images than clusters.
+        """
+        key = {"clusters": num, "seed": self._recipe.seed}
+
+        def compute() -> Arrays:
+            return spherical_clusters(self.centre, num, self._recipe.seed)._asdict()
+
+        return Clusters(**self._kept(f"clusters-{num}", key, compute))
 
     def fit(self, objective: Objective) -> None:
         """Lets an objective learn what it needs of the space; the same in all processes."""
@@ -130,13 +148,13 @@ class TeacherSpace:
         """Features [n, D] of the random views of one pass."""
         views = self._recipe.views
         title = f"teacher, view {number + 1} of {self._recipe.cached_views}"
-        with progress(title, len(self._images)) as advance:
+        with progress(title, len(self.images)) as advance:
             extractor = PassExtractor(
                 self._teacher,
-                self._images,
+                self.images,
                 views.size_px,
                 views.crop_pct,
-                self._device,
+                self.device,
                 num_workers=self._recipe.data.num_workers,
                 on_unreadable=lambda line: None,
                 advance=advance,
