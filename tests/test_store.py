@@ -45,6 +45,17 @@ def test_rows_are_mapped_and_not_read(store: Store) -> None:
     np.testing.assert_array_equal(np.concatenate(list(store.blocks())), ROWS)
 
 
+def test_its_digest_is_of_the_rows_and_of_their_key(store: Store, tmp_path: Path) -> None:
+    assert make(tmp_path / "same").open().digest == store.digest
+    assert make(tmp_path / "other", weights="bb").open().digest != store.digest
+    edited = make(tmp_path / "edited")
+    edited.write(range(512, NUM), ROWS[512:] + 1, [])
+    assert edited.open().digest != store.digest
+    restamped = make(tmp_path / "restamped")
+    restamped.write(range(512, NUM), ROWS[512:], [], "1:ab")
+    assert restamped.open().digest != store.digest
+
+
 @given(st.lists(st.integers(0, NUM - 1)))
 def test_rows_come_as_asked_for(store: Store, index: list[int]) -> None:
     asked = np.array(index, dtype=np.int32)

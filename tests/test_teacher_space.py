@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from tests import tiny
+from tests import processes, tiny
 from tests.commands import invoke
 from tests.tiny import World
-from ukd import train
+from ukd import distributed, train
 from ukd.backbones import Teacher, build_backbone
 from ukd.bank import embed
 from ukd.checkpoint import export_backbone
@@ -178,6 +180,47 @@ def test_lists_without_near_copies_are_found_once_and_kept(
     monkeypatch.setattr("ukd.teacher_space.neighbour_lists", None)
     np.testing.assert_array_equal(lists_of("again", limit), found)
     np.testing.assert_array_equal(lists_of("plain again", 1.0), plain)
+
+
+def lists_of_each(raw: dict[str, Any]) -> torch.Tensor:
+    """The lists that a process of a run has; every process reads a recipe file of its own."""
+    output = f"{raw['output']}-{distributed.rank()}"
+    return build_run(tiny.parse({**raw, "output": output}), CPU).fixed["neighbours"]
+
+
+@pytest.mark.parametrize("max_cosine", [1.0, 0.995])
+def test_banks_of_one_and_of_two_processes_give_the_same_lists(max_cosine: float, world: World, tmp_path: Path) -> None:
+    neighbours = {"k": 3, "nearest": 7, "max_cosine": max_cosine}
+    one, two = (
+        cached(world, tmp_path / name, bank=str(tmp_path / name / "bank"), neighbours=neighbours)
+        for name in ("one", "two")
+    )
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    alone = lists_of_each(one)
+    torch.set_num_threads(num_threads)
+    for found in processes.run(lists_of_each, two, folder=tmp_path):
+        assert torch.equal(found, alone)
+    assert torch.equal(lists_of_each({**one, "bank": two["bank"]}), alone)
+
+
+def test_lists_of_images_before_an_edit_are_not_those_after_it(world: World, tmp_path: Path) -> None:
+    """Paths and sizes stay, and so does the fingerprint: the bank is refused, made anew, and the lists with it."""
+    shutil.copytree(world.images, tmp_path / "photos")
+    for path in (tmp_path / "photos").rglob("*.jpg"):
+        whole = np.array(Image.open(path))
+        Image.fromarray(whole).save(path.with_suffix(".bmp"))
+        path.unlink()
+    changes = {"bank": str(tmp_path / "bank"), "neighbours": {"k": 3, "nearest": 7}}
+    raw = cached(world, tmp_path / "run", **changes)
+    raw["data"] = {**raw["data"], "train": str(tmp_path / "photos")}
+    before = build_run(tiny.parse(raw), CPU).fixed["neighbours"]
+    for path in sorted((tmp_path / "photos").rglob("*.bmp"))[:80]:
+        Image.fromarray(255 - np.array(Image.open(path))).save(path)
+    with pytest.raises(StoreError, match=r"changed on disk: 0/0\d\d\.bmp, .+ and \d+ more \(of the same size"):
+        build_run(tiny.parse(raw), CPU)
+    shutil.rmtree(tmp_path / "bank" / "centre")
+    assert not torch.equal(build_run(tiny.parse(raw), CPU).fixed["neighbours"], before)
 
 
 def test_a_limit_that_leaves_an_image_too_few_is_refused(world: World, tmp_path: Path) -> None:

@@ -126,7 +126,8 @@ def _refuse_edited(draft: Draft, images: Images, blocks: list[range]) -> None:
     """Refuses features of images that changed on disk without changing the fingerprint."""
     found = edited(images, ((block, draft.stamps(block)) for block in blocks))
     if found:
-        named = ", ".join(map(images.id, found[:NAMED])) + (f" and {len(found) - NAMED} more" * (len(found) > NAMED))
+        more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
+        named = ", ".join(map(images.id, found[:NAMED])) + more
         raise StoreError(
             f"features: {draft.folder} holds features of the same images before some changed on disk: {named} "
             "(of the same size, but of other bytes); name another folder, or delete this one"

@@ -38,16 +38,17 @@ class Store:
 
     Attributes:
         folder: Where it is.
-        digest: Hash of all that its rows depend on.
+        digest: Hash of its rows and of all that they depend on.
         shape: (n, D).
         dtype: What rows are stored in: fp16, or fp32 if some block needs it. They are read as fp32.
         maps: The blocks, memory-mapped; all but the last have the same number of rows.
         unreadable: Numbers of the images that could not be read; the rows of readable ones stand in their place.
     """
 
-    def __init__(self, folder: Path, blocks: Sequence[Block], digest: str) -> None:
+    def __init__(self, folder: Path, blocks: Sequence[Block], key: Mapping[str, Any]) -> None:
         self.folder = folder
-        self.digest = digest
+        # The key alone would not tell the rows of images that were edited at equal size from those before.
+        self.digest = digest_of({"key": key, "blocks": [block.sha256 for block in blocks]})
         self.maps = [block.rows for block in blocks]
         self.unreadable = sorted({index for block in blocks for index in block.unreadable})
         self.shape = (sum(map(len, self.maps)), int(self.maps[0].shape[1]))
@@ -199,7 +200,7 @@ def _open(folder: Path, key: Mapping[str, Any], num_rows: int) -> Store:
         except (DamagedError, FileNotFoundError) as error:
             reason = "missing" if isinstance(error, FileNotFoundError) else f"damaged ({error})"
             raise StoreError(f"features: {path} is {reason}; extract again to repair it") from None
-    return Store(folder, blocks, digest)
+    return Store(folder, blocks, key)
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:

@@ -1,16 +1,19 @@
-"""`ukd-bank clusters` and `ukd-bank duplicates`: what there is in unlabelled images."""
+"""`ukd-bank`: a bank that outlives a kill, and what there is in unlabelled images."""
 
 from __future__ import annotations
 
 import csv
 import itertools
 import shutil
+import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests import tiny
-from tests.commands import invoke
+from tests.commands import invoke, start, wait_until
 from tests.tiny import World
 from ukd.cli.bank import app
 
@@ -67,3 +70,31 @@ def test_more_clusters_than_images_and_no_bank(recipe: Path) -> None:
     assert done.exit_code == 2 and "clusters: 10 cannot be made of 9 images" in done.stderr
     done = invoke(app, "duplicates", recipe, "bank=null")
     assert done.exit_code == 2 and "bank: the recipe names no folder for it" in done.stderr
+
+
+def contents(bank: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(bank)): path.read_bytes() for path in bank.rglob("*") if path.is_file()}
+
+
+def test_a_build_that_is_killed_is_continued_to_the_same_bank(world: World, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    (tmp_path / "photos").mkdir()
+    for number in range(1500):
+        image = Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8))
+        image.save(tmp_path / "photos" / f"{number:04d}.bmp")
+    raw = world.distillation(tmp_path / "run", neighbours={"k": 3, "nearest": 7}, views={"size_px": 96})
+    raw["data"]["train"] = str(tmp_path / "photos")
+    recipe = tiny.write_recipe(tmp_path / "recipe.yaml", raw)
+    centre = tmp_path / "killed" / "centre"
+    process = start("python", "-m", "ukd.cli.bank", "build", recipe, f"bank={tmp_path / 'killed'}")
+    wait_until(lambda: len([*centre.glob("rows-*")]) >= 2, process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    kept = {path: path.stat().st_ino for path in centre.glob("rows-*")}
+    assert 2 <= len(kept) < 6
+    for bank in ("killed", "whole"):
+        done = invoke(app, "build", recipe, f"bank={tmp_path / bank}")
+        assert done.exit_code == 0, done.output
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+    assert kept == {path: path.stat().st_ino for path in kept}
+    assert "neighbours-7.safetensors" in contents(tmp_path / "whole")
