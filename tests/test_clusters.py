@@ -15,6 +15,7 @@ from tests.test_neighbour_lists import bursts, small_blocks, stored
 from ukd import clusters as module
 from ukd.clusters import near_copies, spherical_clusters
 from ukd.errors import DataError, UserError
+from ukd.neighbours import k_means
 from ukd.store import open_store
 
 CPU = torch.device("cpu")
@@ -59,11 +60,18 @@ def test_the_seed_decides_and_nothing_else(tmp_path: Path, monkeypatch: pytest.M
         np.testing.assert_array_equal(again.centres, first.centres)
 
 
-def test_centres_come_from_a_sample_and_every_row_is_sorted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "ROWS_PER_CENTRE", 6)
+@pytest.mark.parametrize(("limit", "value"), [("ROWS_PER_CENTRE", 6), ("SAMPLE_BYTES", 48 * 16 * 4)])
+def test_centres_come_from_a_sample_and_every_row_is_sorted(
+    limit: str, value: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    monkeypatch.setattr(module, limit, value)
+    monkeypatch.setattr(
+        module, "k_means", lambda rows, *rest, **how: sizes.append(len(rows)) or k_means(rows, *rest, **how)
+    )
     rows, of = heaps()
     found = spherical_clusters(rows, 8, seed=0)
-    assert len(found.of) == 400 and adjusted_rand_score(of, found.of) > 0.7
+    assert sizes == [48] and len(found.of) == 400 and adjusted_rand_score(of, found.of) > 0.7
 
 
 def test_what_cannot_be_clustered_is_refused() -> None:

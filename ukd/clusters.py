@@ -19,6 +19,8 @@ from ukd.unit_rows import UnitRows
 
 ROWS_PER_CENTRE = 256
 """Rows a cluster, on average, that centres are computed from; FAISS's own default."""
+SAMPLE_BYTES = 2**31
+"""Bytes of such rows at most, unless there are more clusters."""
 TILE_ROWS = 128
 """Queries whose similarities to a block are held at once."""
 
@@ -62,7 +64,8 @@ def spherical_clusters(features: Rows, num: int, seed: int) -> Clusters:
         raise UserError(f"clusters: {num} cannot be made of {num_rows} images; choose a number from 1 to {num_rows}")
     unit = UnitRows(features, "features")
     rng = np.random.Generator(np.random.Philox(key=seed))
-    sample = np.sort(rng.choice(num_rows, min(num_rows, ROWS_PER_CENTRE * num), replace=False))
+    size = max(num, min(num_rows, ROWS_PER_CENTRE * num, SAMPLE_BYTES // (4 * unit.shape[1])))
+    sample = np.sort(rng.choice(num_rows, size, replace=False))
     rows = torch.cat([*RowBlocks(features[sample]).changed(normalised)]).numpy()
     centres = k_means(rows, num, spherical=True, seed=seed)
     bank, step = UnitRows(centres, "centres"), rows_at_once(unit.shape[1], GRID_QUERIES)
