@@ -30,7 +30,7 @@ from ukd.cli.schema import options_for
 from ukd.distill import build_run
 from ukd.loading import PixelBatch
 from ukd.optim import build_optimizer
-from ukd.recipe import BackboneSpec, DistillRecipe, PretrainRecipe
+from ukd.recipe import DistillRecipe, PretrainRecipe, TeacherSpec
 from ukd.run import Run
 from ukd.train import batches, take_step
 
@@ -40,12 +40,12 @@ NUM_ROUNDS = 7
 REFERENCE = "cosine"
 
 
-def teachers() -> dict[str, BackboneSpec]:
+def teachers() -> dict[str, TeacherSpec]:
     """The untrained teachers by the run folders that their recipes name."""
     options = options_for(PretrainRecipe)
     files = [path for path in FOLDER.glob("*.yaml") if "\nbackbone:" in path.read_text()]
     recipes = [recipe_file.load(path, [], PretrainRecipe, options) for path in files]
-    return {recipe.output: recipe.backbone for recipe in recipes}
+    return {recipe.output: TeacherSpec(**recipe.backbone.model_dump()) for recipe in recipes}
 
 
 class Steps:

@@ -6,14 +6,15 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
+import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from ukd.backbones import Backbone, BackboneInfo, build_backbone, open_backbone
+from ukd.backbones import Backbone, BackboneInfo, Teacher, build_backbone, open_backbone
 from ukd.errors import RunFolderError, UserError, WeightsError
-from ukd.recipe import BackboneSpec, DataSpec, ViewSpec
+from ukd.recipe import BackboneSpec, DataSpec, TeacherSpec, ViewSpec
 from ukd.recipe_yaml import YamlError, parse
 
 MAX_RAW_PX = 32
@@ -68,7 +69,7 @@ class RunParts:
 
     data: DataSpec
     trained: BackboneSpec
-    teacher: BackboneSpec | None
+    teacher: TeacherSpec | None
     views: ViewSpec
     seed: int
 
@@ -88,7 +89,7 @@ def read_run(checkpoint: str) -> RunParts | None:
         return RunParts(
             data=DataSpec.model_validate(recipe["data"]),
             trained=BackboneSpec.model_validate(recipe["student" if teacher else "backbone"]),
-            teacher=BackboneSpec.model_validate(teacher) if teacher else None,
+            teacher=TeacherSpec.model_validate(teacher) if teacher else None,
             views=ViewSpec.model_validate(recipe["views"]),
             seed=recipe["seed"],
         )
@@ -154,7 +155,7 @@ def candidates(checkpoint: str, *, baselines: bool) -> Iterator[Subject]:
     view = run.views.size_px, run.views.crop_pct
     if baselines:
         yield Subject(RAW_PIXELS, "pixels", raw_pixels(run.views.size_px), *view)
-        initial = build_backbone(**run.trained.model_dump(), frozen=True, seed=run.seed)
+        initial = build_backbone(**run.trained.arguments, frozen=True, seed=run.seed)
         state = "initial" if run.trained.pretrained or run.trained.weights else "untrained"
         yield Subject(f"{state} student" if run.teacher else state, checkpoint, initial, *view)
     yield Subject("student" if run.teacher else "teacher", checkpoint, main, *view)
@@ -163,13 +164,16 @@ def candidates(checkpoint: str, *, baselines: bool) -> Iterator[Subject]:
 def teacher_of(checkpoint: str) -> Subject | None:
     """Open the teacher that a run's recipe names; None where there is no run, or none in it.
 
+    It is held in the recipe's precision, and so is the one of the run's bank.
+
     Raises:
         WeightsError: It cannot be opened.
     """
     run = read_run(checkpoint)
     if run is None or run.teacher is None:
         return None
-    teacher = build_backbone(**run.teacher.model_dump(), frozen=True, seed=run.seed)
+    teacher = cast(Teacher, build_backbone(**run.teacher.arguments, frozen=True, seed=run.seed))
+    teacher.hold(torch.device("cpu"), precision=run.teacher.precision, chunk=run.teacher.chunk)
     source = run.teacher.weights or f"timm:{run.teacher.arch}"
     return Subject("teacher", source, teacher, run.views.size_px, run.views.crop_pct)
 

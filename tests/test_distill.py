@@ -105,7 +105,8 @@ def test_the_export_says_where_it_comes_from(world: World, run: Path) -> None:
     provenance = json.loads((run / "student.json").read_text())["provenance"]
     teacher = open_backbone(str(world.teacher))
     assert provenance["step"] == 72 and provenance["seed"] == 0
-    assert provenance["teachers"] == [{"arch": "resnet10t", "weights_sha256": teacher.weights_hash()}]
+    of_teacher = {"arch": "resnet10t", "weights_sha256": teacher.weights_hash(), "precision": "float32"}
+    assert provenance["teachers"] == [of_teacher]
     assert provenance["data"]["num_images"] == tiny.NUM_TRAINING and len(provenance["data"]["fingerprint"]) == 64
     assert provenance["objective"][0]["name"] == "coss"
     assert {"ukd", "torch", "timm", "python"} == provenance["versions"].keys()

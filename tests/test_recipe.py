@@ -231,7 +231,8 @@ def test_what_is_missing_is_explained(complaint: Complaint) -> None:
         "  objective: missing; must be a list, each a mapping with keys from: name, weight "
         "(One objective or a weighted list: `coss`, `{name: coss, lam: 0.5}`, or a list of these)\n"
         "  teacher: missing; must be a mapping with keys from: "
-        "arch, weights, format, features, pretrained, kwargs, input_px, mean, std\n"
+        "arch, weights, format, features, pretrained, kwargs, input_px, mean, std, "
+        "precision, chunk, compile, device, shard\n"
         "  student: missing; must be a mapping with keys from: "
         "arch, weights, format, features, pretrained, kwargs, input_px, mean, std"
     )

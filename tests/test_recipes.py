@@ -32,7 +32,7 @@ def read(file: Path) -> RunRecipe:
 def backbone(spec: BackboneSpec, recipe: RunRecipe) -> Backbone:
     """The model of the recipe with random weights; a ResNet stands in for what its weights alone know."""
     untrained = spec.model_copy(update={"weights": None, "pretrained": False, "arch": spec.arch or "resnet18"})
-    return build_backbone(**untrained.model_dump(), size_px=recipe.views.size_px, crop_pct=recipe.views.crop_pct)
+    return build_backbone(**untrained.arguments, size_px=recipe.views.size_px, crop_pct=recipe.views.crop_pct)
 
 
 def test_there_are_recipes_of_both_kinds() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import timm
 import torch
@@ -16,10 +16,11 @@ from ukd.checkpoint import State
 from ukd.data import Images, Subset, open_images, split_holdout
 from ukd.errors import RunFolderError, UserError
 from ukd.eval.labelled import LabelledSet, Sources, open_labelled
+from ukd.launch import device_beside
 from ukd.monitor import Monitor
 from ukd.objectives import Objective, build
 from ukd.objectives.queue import Queue
-from ukd.recipe import BackboneSpec, RunRecipe
+from ukd.recipe import BackboneSpec, RunRecipe, TeacherSpec
 
 
 def check_processes(recipe: RunRecipe, bag_size: int = 1) -> None:
@@ -79,10 +80,27 @@ def seeded_backbone(recipe: RunRecipe, spec: BackboneSpec, frozen: bool = False)
     """Builds a backbone of the recipe; random weights are those of the recipe's seed."""
     views = recipe.views
     backbone = build_backbone(
-        **spec.model_dump(), size_px=views.size_px, crop_pct=views.crop_pct, frozen=frozen, seed=recipe.seed
+        **spec.arguments, size_px=views.size_px, crop_pct=views.crop_pct, frozen=frozen, seed=recipe.seed
     )
     backbone.to(_dtype(recipe)).to(memory_format=torch.channels_last)
     return backbone
+
+
+def seeded_teacher(recipe: RunRecipe, spec: TeacherSpec, device: torch.device, *, trial: bool = False) -> Teacher:
+    """Builds a teacher of the recipe and holds it as it says; in a trial on the run's device, and not compiled.
+
+    Raises:
+        UserError: It cannot be held so.
+    """
+    teacher = cast(Teacher, seeded_backbone(recipe, spec, frozen=True))
+    own = None if trial or spec.device is None else device_beside(int(spec.device.removeprefix("cuda:")))
+    return teacher.hold(
+        own or device,
+        precision=spec.precision,
+        chunk=spec.chunk,
+        compiled=spec.compile and not trial,
+        sharded=spec.shard,
+    )
 
 
 def seeded_objective(recipe: RunRecipe, student: Backbone, teachers: Sequence[Backbone]) -> Objective:
@@ -153,7 +171,10 @@ def provenance(recipe: RunRecipe, images: Images, teachers: Sequence[Teacher]) -
         },
     }
     if teachers:
-        facts["teachers"] = [{"arch": each.info.arch, "weights_sha256": each.weights_hash()} for each in teachers]
+        facts["teachers"] = [
+            {"arch": each.info.arch, "weights_sha256": each.weights_hash(), "precision": each.precision}
+            for each in teachers
+        ]
     return facts
 
 

@@ -1,150 +1,23 @@
-"""Backbones: timm models that take plain RGB views, each with a normalisation and an input size of its own."""
+"""Building backbones and frozen teachers: an architecture by name, and its weights from anywhere."""
 
 from __future__ import annotations
 
 import difflib
-import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import timm
 import torch
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from torch import Tensor, nn
+from torch import nn
 
 from ukd.errors import WeightsError
-from ukd.features import NOTHING_MORE, Features, Masking, Shape, Wanted
-from ukd.formats import build_head, find_weights, kwargs_for, load, match, output_dim, read
-from ukd.internals import run, shape_of
+from ukd.formats import build_head, find_weights, kwargs_for, load, match, read
+from ukd.internals import shape_of
+from ukd.networks import RGB, Backbone, BackboneInfo
+from ukd.teacher import Teacher
 
-RGB = tuple[float, float, float]
-
-
-@dataclass(frozen=True)
-class BackboneInfo:
-    """What it takes to rebuild a backbone and to feed it; stored as JSON beside every export.
-
-    Attributes:
-        arch: timm name.
-        kwargs: Further arguments of `timm.create_model`.
-        input_px: Views are resized to this side, or None for any size.
-        mean: Normalisation mean of RGB in [0, 1].
-        std: Normalisation standard deviation of RGB in [0, 1].
-        size_px: Side of the evaluation image.
-        crop_pct: Share of the resized image's side that the evaluation's centre crop keeps.
-    """
-
-    arch: str
-    kwargs: dict[str, Any] = field(default_factory=dict)
-    input_px: int | None = None
-    mean: RGB = IMAGENET_DEFAULT_MEAN
-    std: RGB = IMAGENET_DEFAULT_STD
-    size_px: int = 224
-    crop_pct: float = 0.875
-
-    def as_json(self) -> dict[str, Any]:
-        """The fields as plain JSON values."""
-        return asdict(self)
-
-
-class Backbone(nn.Module):
-    """A timm model that normalises and resizes plain RGB views itself.
-
-    Args:
-        model: A timm model without a classifier.
-        info: How it was made and how it is fed.
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, model: nn.Module, info: BackboneInfo) -> None:
-        super().__init__()
-        self.model = model
-        self.info = info
-        self.register_buffer("mean", torch.tensor(info.mean, dtype=torch.float32).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(info.std, dtype=torch.float32).view(1, 3, 1, 1), persistent=False)
-
-    @property
-    def num_parameters(self) -> int:
-        """Parameters of the model."""
-        return sum(parameter.numel() for parameter in self.model.parameters())
-
-    @property
-    def shape(self) -> Shape:
-        """The widths of its features."""
-        return shape_of(self.model, self.info.arch)
-
-    @property
-    def dim(self) -> int:
-        """Width of its pooled feature."""
-        return self.shape.pooled
-
-    def forward(self, views: Tensor, wanted: Wanted = NOTHING_MORE, masking: Masking | None = None) -> Features:
-        """Turns views into features.
-
-        Args:
-            views: [B, 3, H, W], RGB in [0, 1] and not normalised.
-            wanted: What to give beside `pooled` [B, dim].
-            masking: Hide patches from the model.
-
-        Raises:
-            UserError: The model has no such thing to give.
-        """
-        if self.info.input_px and views.shape[-1] != self.info.input_px:
-            size = (self.info.input_px, self.info.input_px)
-            views = nn.functional.interpolate(views, size, mode="bicubic", antialias=True).clamp(0, 1)
-        return run(self.model, self.info.arch, (views - self.mean) / self.std, wanted, masking)
-
-    def weights_hash(self) -> str:
-        """sha256 hex over every weight and statistic of the model, in the order of their names."""
-        digest = hashlib.sha256()
-        for name, value in sorted(self._weights().items()):
-            digest.update(name.encode())
-            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
-
-    def _weights(self) -> dict[str, Tensor]:
-        return dict(self.model.state_dict())
-
-
-class Teacher(Backbone):
-    """A frozen backbone: without gradients, and in evaluation mode whatever its parent is told.
-
-    Released code of three baselines let the teacher's batch statistics drift; here that cannot happen.
-
-    Args:
-        model: A timm model without a classifier.
-        info: How it was made and how it is fed.
-        head: The teacher's own projection head; its output is then the pooled feature.
-    """
-
-    def __init__(self, model: nn.Module, info: BackboneInfo, head: nn.Sequential | None = None) -> None:
-        super().__init__(model, info)
-        self.head = head
-        self.requires_grad_(False)
-        self.eval()
-
-    def train(self, mode: bool = True) -> Teacher:
-        """Stays in evaluation mode."""
-        super().train(False)
-        return self
-
-    @torch.no_grad()
-    def forward(self, views: Tensor, wanted: Wanted = NOTHING_MORE, masking: Masking | None = None) -> Features:
-        """As `Backbone.forward`, without gradients."""
-        features = super().forward(views, wanted, masking)
-        return replace(features, pooled=self.head(features.pooled)) if self.head else features
-
-    @property
-    def shape(self) -> Shape:
-        """The widths of its features."""
-        return replace(super().shape, pooled=output_dim(self.head)) if self.head else super().shape
-
-    def _weights(self) -> dict[str, Tensor]:
-        head = self.head.state_dict() if self.head else {}
-        return super()._weights() | {f"projection head.{name}": value for name, value in head.items()}
+__all__ = ["Backbone", "BackboneInfo", "Teacher", "build_backbone", "open_backbone"]
 
 
 def build_backbone(

@@ -68,8 +68,9 @@ def in_memory(extractor: Extractor) -> Embeddings:
     num_rows, world_size = len(extractor.images), distributed.world_size()
     embeddings = torch.empty(num_rows, extractor.width())
     mine = blocks_of(num_rows)[distributed.rank() :: world_size]
-    for block, features, _ in _for_all(extractor, mine).run(mine, Unreadable(extractor.images)):
-        embeddings[block.start : block.stop] = torch.from_numpy(features)
+    with extractor.in_step(mine):
+        for block, features, _ in _for_all(extractor, mine).run(mine, Unreadable(extractor.images)):
+            embeddings[block.start : block.stop] = torch.from_numpy(features)
     if world_size > 1:
         rows = torch.tensor([row for block in mine for row in block], dtype=torch.int64)
         embeddings[distributed.gather_rows(rows)] = distributed.gather_rows(embeddings[rows])
@@ -107,6 +108,7 @@ def on_disk(extractor: Extractor, folder: Path) -> Store:
         kept = sum(map(len, mine)) - sum(map(len, missing))
         if shared.advance and kept:
             shared.advance(kept)
+    with _together(folder), extractor.in_step(missing):
         for extracted in shared.run(missing, unreadable):
             draft.write(*extracted, stamps_of(images, extracted.block))
     with _together(folder):

@@ -7,13 +7,11 @@ import io
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 
 from ukd import distributed
-from ukd.assemble import hold_out, open_training_images, seeded_backbone
-from ukd.backbones import Teacher
+from ukd.assemble import hold_out, open_training_images, seeded_teacher
 from ukd.clusters import near_copies
 from ukd.errors import UserError
 from ukd.files import write_atomically
@@ -98,7 +96,7 @@ def _space(recipe: DistillRecipe) -> Iterator[tuple[TeacherSpace, Path]]:
         )
     with distributed.session(recipe.device) as device:
         images, _ = hold_out(open_training_images(recipe), recipe)
-        teacher = cast(Teacher, seeded_backbone(recipe, recipe.teacher, frozen=True)).to(device)
+        teacher = seeded_teacher(recipe, recipe.teacher, device)
         yield TeacherSpace(recipe, teacher, images, device), Path(recipe.bank)
 
 

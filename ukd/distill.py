@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
 
 import torch
 
@@ -18,8 +17,9 @@ from ukd.assemble import (
     provenance,
     seeded_backbone,
     seeded_objective,
+    seeded_teacher,
 )
-from ukd.backbones import Backbone, Teacher
+from ukd.backbones import Backbone
 from ukd.checkpoint import State
 from ukd.errors import DataError, UserError
 from ukd.learner import Learner
@@ -68,7 +68,7 @@ def build_run(recipe: DistillRecipe, device: torch.device, state: State | None =
     check_processes(recipe, bag_size)
     images, holdout = hold_out(open_training_images(recipe), recipe)
     specs = [recipe.teacher, *recipe.more_teachers]
-    teachers = [cast(Teacher, seeded_backbone(recipe, spec, frozen=True)).to(device) for spec in specs]
+    teachers = [seeded_teacher(recipe, spec, device, trial=trial) for spec in specs]
     student = seeded_backbone(recipe, recipe.student)
     objective = seeded_objective(recipe, student, teachers).to(device)
     check_teachers(recipe, objective)
@@ -102,10 +102,13 @@ def build_run(recipe: DistillRecipe, device: torch.device, state: State | None =
 
 
 def check_teachers(recipe: DistillRecipe, objective: Objective) -> None:
-    """Refuses teachers that no objective listens to."""
+    """Refuses teachers that no objective listens to, and such as cannot give what it asks for."""
     if recipe.more_teachers and not objective.needs.many_teachers:
         names = " + ".join(spec.name for spec in recipe.objective)
         raise UserError(f"more_teachers: {names} listens to one teacher; take `objective: multi`, or leave them out")
+    wanted, names = objective.needs.of_teacher, " + ".join(spec.name for spec in recipe.objective)
+    if (wanted.attention or wanted.blocks) and any(spec.compile for spec in (recipe.teacher, *recipe.more_teachers)):
+        raise UserError(f"teacher.compile: {names} looks into the teacher's blocks; choose compile: false")
 
 
 def check_enough(num_images: int, nearest: int) -> None:

@@ -5,27 +5,38 @@ This is the only file that knows ranks; with one process everything in it is the
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
-from ukd.errors import UserError
+from ukd.launch import launch, local_device, num_local_processes
+
+__all__ = [
+    "any_process",
+    "barrier",
+    "broadcast_from_main",
+    "gather_numbers",
+    "gather_rows",
+    "gather_rows_with_grad",
+    "is_main",
+    "local_device",
+    "mean_over_processes",
+    "num_local_processes",
+    "own_rows",
+    "rank",
+    "session",
+    "shard",
+    "sum_over_processes",
+    "world_size",
+]
 
 TIMEOUT = timedelta(minutes=30)
 """Longest wait for another process; the others wait this long for the one that writes a large file."""
-
-
-class _Launch(NamedTuple):
-    rank: int
-    world_size: int
-    local_rank: int
 
 
 def rank() -> int:
@@ -38,35 +49,9 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def num_local_processes() -> int:
-    """Processes of the run on this machine."""
-    # Slurm writes 4(x2) for two machines with four each, and 2,1 where they differ.
-    per_node = re.match(r"\d+", os.environ.get("SLURM_STEP_TASKS_PER_NODE", "1"))
-    return int(os.environ.get("LOCAL_WORLD_SIZE", per_node[0] if per_node else 1))
-
-
 def is_main() -> bool:
     """Whether this is the process that writes files and speaks to the user, before and after a session too."""
-    return (rank() if dist.is_initialized() else _launch().rank) == 0
-
-
-def local_device(device: str) -> torch.device:
-    """The device on which this process computes.
-
-    Args:
-        device: `cpu`, `cuda`, or `auto` for a GPU where there is one.
-
-    Raises:
-        UserError: A GPU is asked for and there is none.
-    """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cpu":
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        raise UserError(f"device: {device} is asked for, but torch sees no CUDA GPU; use device: cpu or auto")
-    # Where the scheduler shows each process its own GPU only, that GPU has number 0 in every process.
-    return torch.device("cuda", _launch().local_rank % torch.cuda.device_count())
+    return (rank() if dist.is_initialized() else launch().rank) == 0
 
 
 @contextmanager
@@ -82,16 +67,16 @@ def session(device: str) -> Iterator[torch.device]:
     Raises:
         UserError: `srun` started many processes without saying where they meet, or there is no GPU.
     """
-    launch, local = _launch(), local_device(device)
+    place, local = launch(), local_device(device)
     if local.type == "cuda":
         torch.cuda.set_device(local)
-    if launch.world_size == 1:
+    if place.world_size == 1:
         yield local
         return
     dist.init_process_group(
         "nccl" if local.type == "cuda" else "gloo",
-        rank=launch.rank,
-        world_size=launch.world_size,
+        rank=place.rank,
+        world_size=place.world_size,
         timeout=TIMEOUT,
         device_id=local if local.type == "cuda" else None,
     )
@@ -228,26 +213,32 @@ def barrier() -> None:
         dist.barrier()
 
 
+def shard(module: nn.Module, parts: Iterable[nn.Module], methods: Iterable[str], device: torch.device) -> None:
+    """Spreads a frozen module's weights over the processes; each part is whole only while it runs.
+
+    From then on every process has to call the module equally often.
+
+    Args:
+        module: The module, on any device.
+        parts: Its parts, each of which runs by being called.
+        methods: Names of the module's methods that are called beside `forward`.
+        device: Where this process computes.
+    """
+    if world_size() == 1:
+        return
+    # It takes seconds to import, and few runs need it.
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+
+    mesh = init_device_mesh(device.type, (world_size(),))
+    for each in (*parts, module):
+        fully_shard(each, mesh=mesh)
+    for name in methods:
+        register_fsdp_forward_method(module, name)
+
+
 def _collective_device() -> torch.device:
     """Where a tensor must lie for the processes to exchange it."""
     if dist.get_backend() == "nccl":
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device("cpu")
-
-
-def _launch() -> _Launch:
-    """Place of this process in the run, as `torchrun` or `srun` wrote it into the environment."""
-    env = os.environ
-    if "WORLD_SIZE" in env and "RANK" in env:
-        return _Launch(int(env["RANK"]), int(env["WORLD_SIZE"]), int(env.get("LOCAL_RANK", 0)))
-    # Unlike SLURM_NTASKS, this is not set in a batch script that runs the command without srun.
-    num_tasks = int(env.get("SLURM_STEP_NUM_TASKS", 1))
-    if num_tasks == 1:
-        return _Launch(0, 1, 0)
-    if "MASTER_ADDR" not in env or "MASTER_PORT" not in env:
-        raise UserError(
-            f"srun started {num_tasks} processes, but MASTER_ADDR and MASTER_PORT do not say where they "
-            "meet; before srun: export MASTER_PORT=29500 "
-            "MASTER_ADDR=$(scontrol show hostnames $SLURM_JOB_NODELIST | head -n 1)"
-        )
-    return _Launch(int(env["SLURM_PROCID"]), num_tasks, int(env["SLURM_LOCALID"]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +15,8 @@ import torch
 from torch.utils.data import Dataset
 
 import ukd
-from ukd.backbones import Backbone
+from ukd import distributed
+from ukd.backbones import Backbone, Teacher
 from ukd.blocks import Embeddings
 from ukd.data import Images
 from ukd.errors import DataError
@@ -72,6 +74,7 @@ class Extractor:
         info = self.backbone.info.as_json()
         return {
             "weights": self.backbone.weights_hash(),
+            "precision": self.backbone.precision,
             "fed": {name: info[name] for name in ("arch", "kwargs", "input_px", "mean", "std")},
             "images": self.images.fingerprint(),
             "view": self.view(),
@@ -108,16 +111,12 @@ class Extractor:
         Raises:
             DataError: An image cannot be read, or more than one in a hundred where they are skipped.
         """
-        batches = [
-            list(range(first, min(first + self.batch_size, block.stop)))
-            for block in blocks
-            for first in range(block.start, block.stop, self.batch_size)
-        ]
-        loaded = iter(loader(self.views(), batches, self.num_workers, self.device))
+        batches = [self._batches(block) for block in blocks]
+        loaded = iter(loader(self.views(), list(chain.from_iterable(batches)), self.num_workers, self.device))
         with _evaluating(self.backbone):
-            for block in blocks:
+            for block, its_batches in zip(blocks, batches, strict=True):
                 rows, missing = [], set[int]()
-                for _ in range(block.start, block.stop, self.batch_size):
+                for _ in its_batches:
                     batch = next(loaded)
                     self.report(unreadable, batch.unreadable)
                     missing.update(batch.unreadable)
@@ -126,6 +125,33 @@ class Extractor:
                     if self.advance:
                         self.advance(len(shown))
                 yield Extracted(block, torch.cat(rows).numpy(), sorted(missing))
+
+    @contextmanager
+    def in_step(self, blocks: Sequence[range]) -> Iterator[None]:
+        """Has a backbone that the processes share called equally often in all of them, whatever happens meanwhile.
+
+        Args:
+            blocks: What this process is going to embed.
+        """
+        teacher = self.backbone
+        if not (isinstance(teacher, Teacher) and teacher.is_sharded):
+            yield
+            return
+        own = sum(teacher.num_parts(len(batch)) for block in blocks for batch in self._batches(block))
+        last = teacher.num_forwards + max(distributed.gather_numbers([own]))
+        try:
+            yield
+        finally:
+            while teacher.num_forwards < last:
+                self._show_nothing()
+
+    def _batches(self, block: range) -> list[list[int]]:
+        starts = range(block.start, block.stop, self.batch_size)
+        return [list(range(first, min(first + self.batch_size, block.stop))) for first in starts]
+
+    def _show_nothing(self) -> None:
+        black = torch.zeros(1, 3, self.size_px, self.size_px, device=self.device, dtype=self.backbone.mean.dtype)
+        embed_views(self.backbone, black, self.kind)
 
     def report(self, unreadable: Unreadable, indices: Sequence[int]) -> None:
         """Says once which images could not be read.

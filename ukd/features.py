@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-if TYPE_CHECKING:
-    from torch import Tensor
+import torch
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,12 @@ class Features:
     blocks: tuple[Block, ...] = ()
     mask: Tensor | None = None
 
+    def to(self, device: torch.device, dtype: torch.dtype | None = None) -> Features:
+        """The same on another device, without waiting for the copy, and in another dtype if one is given."""
+        return _made_of(
+            [self], lambda x: x[0].to(device, dtype if x[0].is_floating_point() else None, non_blocking=True)
+        )
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -101,21 +108,35 @@ class Shape:
 
 def split(features: Features, sizes: Sequence[int]) -> list[Features]:
     """Cuts the features of several views that passed a backbone together, each of so many images, apart again."""
-    parts = []
-    start = 0
-    for size in sizes:
-        rows = slice(start, start + size)
-        parts.append(
-            Features(
-                pooled=features.pooled[rows],
-                tokens=None if features.tokens is None else features.tokens[rows],
-                grid=features.grid,
-                attention=None if features.attention is None else features.attention[rows],
-                blocks=tuple(
-                    Block(None if block.cls is None else block.cls[rows], block.mean[rows]) for block in features.blocks
-                ),
-                mask=None if features.mask is None else features.mask[rows],
-            )
-        )
-        start += size
-    return parts
+    ends = itertools.accumulate(sizes)
+    return [_rows(features, slice(end - size, end)) for end, size in zip(ends, sizes, strict=True)]
+
+
+def join(parts: Sequence[Features]) -> Features:
+    """Puts the features of parts of a batch, each of the same kinds, one after the other."""
+    return parts[0] if len(parts) == 1 else _made_of(parts, torch.cat)
+
+
+def _rows(features: Features, rows: slice) -> Features:
+    return _made_of([features], lambda x: x[0][rows])
+
+
+def _made_of(parts: Sequence[Features], make: Callable[[list[Tensor]], Tensor]) -> Features:
+    """Features each of whose tensors is made of those that stand in its place in the given ones."""
+
+    def made(found: list[Tensor | None]) -> Tensor | None:
+        there = [each for each in found if each is not None]
+        return make(there) if there else None
+
+    first = parts[0]
+    return Features(
+        pooled=make([each.pooled for each in parts]),
+        tokens=made([each.tokens for each in parts]),
+        grid=first.grid,
+        attention=made([each.attention for each in parts]),
+        blocks=tuple(
+            Block(made([block.cls for block in blocks]), make([block.mean for block in blocks]))
+            for blocks in zip(*(each.blocks for each in parts), strict=True)
+        ),
+        mask=made([each.mask for each in parts]),
+    )

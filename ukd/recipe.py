@@ -2,39 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from ukd.errors import UserError
+from ukd.recipe_parts import (
+    BackboneSpec,
+    NonNegative,
+    Part,
+    Positive,
+    PositiveInt,
+    PositiveRange,
+    Problem,
+    RecipeError,
+    Share,
+    ShareRange,
+    TeacherSpec,
+)
 
-
-class Problem(NamedTuple):
-    """One mistake in a recipe."""
-
-    key: str
-    """Dotted key, for example `objective.scale`; empty where it concerns the whole file."""
-    message: str
-    """What is wrong and what would be right."""
-
-
-class RecipeError(UserError):
-    """A recipe that cannot be run; the message lists every problem, one a line."""
-
-    def __init__(self, path: str, problems: Sequence[Problem]) -> None:
-        self.problems = tuple(problems)
-        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        lines = [f"  {key}: {message}" if key else f"  {message}" for key, message in problems]
-        super().__init__("\n".join([f"{path}: {count}", *lines]))
-
-
-def ascending(pair: tuple[float, float]) -> tuple[float, float]:
-    """Refuse a range that starts at or below zero, or that ends before it starts."""
-    low, high = pair
-    if not 0 < low <= high:
-        raise ValueError(f"must be a range above 0, smaller number first, got [{low:g}, {high:g}]")
-    return pair
+__all__ = [
+    "BackboneSpec",
+    "DataSpec",
+    "DistillRecipe",
+    "ObjectiveSpec",
+    "Part",
+    "PositiveInt",
+    "PretrainRecipe",
+    "Problem",
+    "RecipeError",
+    "RunRecipe",
+    "TeacherSpec",
+    "ViewSpec",
+    "objective_list",
+]
 
 
 def objective_list(value: Any) -> Any:
@@ -43,46 +44,6 @@ def objective_list(value: Any) -> Any:
     if not entries or not all(isinstance(entry, str | Mapping | BaseModel) for entry in entries):
         raise ValueError("must be an objective's name, a mapping with name and options, or a list of these")
     return [{"name": entry} if isinstance(entry, str) else entry for entry in entries]
-
-
-Positive = Annotated[float, Field(gt=0)]
-PositiveInt = Annotated[int, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
-RGB = Annotated[tuple[Share, Share, Share], Field(strict=False)]
-ShareRange = Annotated[tuple[Share, Share], Field(strict=False), AfterValidator(ascending)]
-PositiveRange = Annotated[tuple[Positive, Positive], Field(strict=False), AfterValidator(ascending)]
-
-
-class Part(BaseModel):
-    """Base of every part of a recipe: frozen, strict about types, and with no unknown keys."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
-
-
-class BackboneSpec(Part):
-    """A timm model and where its weights come from."""
-
-    arch: str | None = None
-    """timm name (`resnet18`, `hf-hub:...`, `local-dir:...`); left out where `weights` says it itself."""
-    weights: str | None = None
-    """A .safetensors or .pth file of weights, a run folder of this project, or a transformers directory."""
-    format: str | None = None
-    """Which format the file is (docs/formats.md); left out: found, and printed."""
-    features: Literal["pooled", "head"] = "pooled"
-    """`head` for what the projection head in a teacher's weights makes of its pooled feature."""
-    pretrained: bool = False
-    """Take timm's own pretrained weights for `arch`."""
-    kwargs: dict[str, Any] = {}
-    """Further arguments of `timm.create_model`, for example `channels: [16, 32, 64, 128]`."""
-    input_px: PositiveInt | None = None
-    """Views are resized to this side, in pixels; left out: a fixed-size model's own size, else the view's."""
-    mean: RGB | None = None
-    """Normalisation mean of RGB in [0, 1]; left out: what the weights or timm say."""
-    std: RGB | None = None
-    """Normalisation standard deviation of RGB in [0, 1]; left out: what the weights or timm say."""
 
 
 class DataSpec(Part):
@@ -227,8 +188,8 @@ class RunRecipe(Part):
 class DistillRecipe(RunRecipe):
     """A distillation: `ukd-distill recipe.yaml`."""
 
-    teacher: BackboneSpec
-    more_teachers: list[BackboneSpec] = []
+    teacher: TeacherSpec
+    more_teachers: list[TeacherSpec] = Field([])
     """Further teachers, for `objective: multi`; neighbours and fidelity are those of `teacher`."""
     student: BackboneSpec
     neighbours: NeighbourSpec | None = None

@@ -16,10 +16,12 @@ from ukd.recipe import RunRecipe
 FREE_ON_RESUME = frozenset(
     {
         *("output", "device", "data.num_workers", "data.root", "data.download"),
+        *(f"teacher.{key}" for key in ("chunk", "compile", "device", "shard")),
         *("log_every_steps", "monitor.every_epochs", "monitor.k", "checkpoint"),
     }
 )
-"""Keys that a resumed run may set anew; of them only `device` can change the weights, by its rounding and precision."""
+"""Keys that a resumed run may set anew; of them only `device` and how the teacher is held
+can change the weights, by their rounding and precision."""
 
 
 def check_free(recipe: RunRecipe, resume: bool) -> None:

@@ -10,7 +10,7 @@ from sklearn.datasets import load_digits
 
 from ukd.backbones import build_backbone
 from ukd.checkpoint import export_backbone
-from ukd.recipe import BackboneSpec, DataSpec, DistillRecipe, ObjectiveSpec, PretrainRecipe, ViewSpec
+from ukd.recipe import BackboneSpec, DataSpec, DistillRecipe, ObjectiveSpec, PretrainRecipe, TeacherSpec, ViewSpec
 from ukd.recipe_file import dump
 
 ARCH = "test_resnet"
@@ -48,7 +48,7 @@ def run(tmp_path: Path, digits: tuple[Path, Path]) -> Path:
         output=str(folders["student"]),
         data=data,
         views=views,
-        teacher=BackboneSpec(weights=str(folders["teacher"])),
+        teacher=TeacherSpec(weights=str(folders["teacher"])),
         student=BackboneSpec(arch=ARCH),
         objective=objective,
     )
