@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from ukd.optim import build_optimizer, learning_rate, set_learning_rate
+from ukd.optim import build_optimizer, learning_rate, set_learning_rate, set_weight_decay, weight_decay
 
 
 def test_the_schedule_is_linear_then_half_a_cosine() -> None:
@@ -61,7 +61,32 @@ def test_adamw_spares_biases_and_norms() -> None:
     assert all(torch.equal(now, then) for now, then in zip(after[1:], before[1:], strict=True))
 
 
-@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_lars_scales_by_layer_but_neither_biases_nor_norms() -> None:
+    weight, bias = nn.Parameter(torch.tensor([[3.0, 4.0]])), nn.Parameter(torch.tensor([1.0]))
+    optimizer = build_optimizer([weight, bias], name="lars", lr=9.0, weight_decay=0.1, momentum=0.9)
+    set_learning_rate(optimizer, 2.0)
+    weight.grad, bias.grad = torch.tensor([[0.0, 2.0]]), torch.tensor([0.5])
+    optimizer.step()
+    # You et al., equation 6: 0.001 |w| / (|g| + 0.1 |w|) = 0.001 * 5 / (2 + 0.5) = 0.002, times g + 0.1 w = (0.3, 2.4).
+    torch.testing.assert_close(weight.data, torch.tensor([[3.0 - 2 * 0.002 * 0.3, 4.0 - 2 * 0.002 * 2.4]]))
+    assert bias.item() == 0.0
+
+
+def test_the_weight_decay_follows_half_a_cosine() -> None:
+    decays = [weight_decay(step, start=0.04, end=0.4, num_steps=4) for step in range(5)]
+    assert decays == pytest.approx([0.04, 0.4 - 0.36 * (0.5 + 0.5**1.5), 0.22, 0.4 - 0.36 * (0.5 - 0.5**1.5), 0.4])
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "lars"])
+def test_only_what_decays_is_given_another_decay(name: str) -> None:
+    model = nn.Linear(3, 3)
+    optimizer = build_optimizer(model.parameters(), name=name, lr=0.1, weight_decay=0.0, momentum=0.9)
+    set_weight_decay(optimizer, 0.3)
+    decays = {id(each): group["weight_decay"] for group in optimizer.param_groups for each in group["params"]}
+    assert decays == {id(model.weight): 0.3, id(model.bias): 0.3 if name == "sgd" else 0.0}
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "lars"])
 def test_frozen_parameters_are_left_out(name: str) -> None:
     model = nn.Linear(3, 3)
     model.weight.requires_grad_(False)

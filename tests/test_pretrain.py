@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 from pathlib import Path
@@ -82,3 +83,14 @@ def test_an_objective_that_learns_from_a_teacher_is_refused(world: World, tmp_pa
     with pytest.raises(UserError, match="objective coss needs a teacher; without one, choose one of: simclr, moco"):
         pretrain(recipe)
     assert not (tmp_path / "run").exists()
+
+
+def test_lars_under_a_rising_weight_decay(world: World, tmp_path: Path) -> None:
+    optimizer = {"name": "lars", "lr": 4.0, "weight_decay": 1e-6, "final_weight_decay": 1e-3}
+    run = pretrain(tiny.parse_pretraining(world.pretraining(tmp_path / "run", optimizer=optimizer)))
+    loss = tiny.metrics(run, "loss")
+    assert loss[30] < loss[3]
+    state = torch.load(run / "checkpoints" / tiny.checkpoints(run)[-1], weights_only=True)
+    decaying, spared = state["optimizer"]["param_groups"]
+    assert decaying["weight_decay"] == pytest.approx(1e-3 - (1e-3 - 1e-6) * (1 + math.cos(math.pi * 29 / 30)) / 2)
+    assert spared["weight_decay"] == 0

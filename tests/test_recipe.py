@@ -161,7 +161,7 @@ def test_whole_numbers_serve_as_numbers_but_booleans_do_not(read: Loader, compla
         ("epochs=.inf", "epochs: must be finite, got inf"),
         ("batch_size=ten", "batch_size: must be a whole number of at least 2, got 'ten'"),
         ("output=", "output: must be text, got nothing"),
-        ("optimizer.name=lars", "optimizer.name: must be one of sgd, adamw, got 'lars'"),
+        ("optimizer.name=lamb", "optimizer.name: must be one of sgd, adamw, lars, got 'lamb'"),
         (
             "neighbours=5",
             "neighbours: must be a mapping with keys from: k, nearest, max_cosine, got 5",

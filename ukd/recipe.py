@@ -133,11 +133,13 @@ class NeighbourSpec(Part):
 class OptimizerSpec(Part):
     """Optimizer and learning rate; `lr` is for the global batch as it stands, never rescaled."""
 
-    name: Literal["sgd", "adamw"] = "sgd"
+    name: Literal["sgd", "adamw", "lars"] = "sgd"
     lr: Positive = 0.03
     weight_decay: NonNegative = 1e-4
+    final_weight_decay: NonNegative | None = None
+    """Reached at the end along a half cosine, as in DINO; left out: the weight decay stays as it is."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """Momentum of SGD, or AdamW's first beta."""
+    """Momentum of SGD and LARS, or AdamW's first beta."""
     warmup_epochs: NonNegative = 0.0
     """Linear warm-up from zero; the cosine to zero follows."""
 

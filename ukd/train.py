@@ -22,7 +22,7 @@ from ukd.loading import PixelBatch, TrainingViews, Unreadable, loader
 from ukd.log import RunLog
 from ukd.mixing import draw_cutmix, draw_mix, in_pairs, mix_views
 from ukd.objectives import Objective
-from ukd.optim import build_optimizer, learning_rate, set_learning_rate
+from ukd.optim import build_optimizer, learning_rate, set_learning_rate, set_weight_decay, weight_decay
 from ukd.recipe import RunRecipe
 from ukd.rng import Purpose, stream
 from ukd.run import Run
@@ -63,6 +63,7 @@ def train(run: Run, state: State | None) -> None:
             missing += batch.unreadable
             lr = learning_rate(step, lr=recipe.optimizer.lr, num_steps=run.num_steps, warmup_steps=warmup_steps)
             set_learning_rate(optimizer, lr)
+            set_weight_decay(optimizer, _weight_decay(run, step))
             terms = take_step(run, model, optimizer, batch, step)
             run.learner.after_step((step + 1) / run.num_steps)
 
@@ -148,6 +149,11 @@ def try_one_step(run: Run) -> None:
             f"models: no step can be taken with views of {run.recipe.views.size_px} px: {error}. A model that takes "
             "one size only needs it as input_px, or kwargs: {img_size: ...} where timm can build it for another"
         ) from None
+
+
+def _weight_decay(run: Run, step: int) -> float:
+    start, end = run.recipe.optimizer.weight_decay, run.recipe.optimizer.final_weight_decay
+    return start if end is None else weight_decay(step, start=start, end=end, num_steps=run.num_steps)
 
 
 def _optimizer_arguments(recipe: RunRecipe) -> dict[str, Any]:
