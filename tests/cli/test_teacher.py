@@ -7,9 +7,11 @@ from pathlib import Path
 
 import torch
 
+from tests import tiny
 from tests.commands import BIN, invoke
 from tests.tiny import World
 from ukd.cli.teacher import app
+from ukd.distill import distill
 
 
 class Code:
@@ -21,6 +23,13 @@ def test_it_describes_a_run(world: World) -> None:
     done = invoke(app, "inspect", world.teacher)
     assert done.exit_code == 0, done.output
     assert "format     a run of this project (ukd)\n" in done.stdout and "arch       resnet10t\n" in done.stdout
+    assert "pixels     normalised by mean 0.485, 0.456, 0.406 and std" in done.stdout
+
+
+def test_it_says_how_a_run_came_by_its_student(world: World, tmp_path: Path) -> None:
+    distill(tiny.parse(world.distillation(tmp_path / "run", epochs=0.3)))
+    done = invoke(app, "inspect", tmp_path / "run")
+    assert f"trained    3 steps of coss on {world.arrays}\n" in done.stdout
 
 
 def test_a_file_that_would_run_code_is_refused(tmp_path: Path) -> None:

@@ -42,14 +42,15 @@ def test_a_file_in_a_few_words(tmp_path: Path) -> None:
     assert (said["format"], said["arch"]) == ("MoCo v2 (moco_v2)", "resnet50")
     assert said["parameters"] == "23,508,032 in the backbone"  # 25,557,032 less the classifier's 2,049,000.
     assert said["head"] == "encoder_q.fc.*, 2048 to 2048 to 128 (features: head)" and said["dtype"] == "float32"
+    assert said["pixels"] == "normalised by mean 0.485, 0.456, 0.406 and std 0.229, 0.224, 0.225"
     assert said["recipe"] == f"teacher: {{arch: resnet50, weights: {path}, format: moco_v2}}"
 
 
 def test_other_names_and_no_guess(tmp_path: Path) -> None:
     said = describe(str(save(ORIGINALS["mmselfsup:vit"](), tmp_path)))
     assert said["format"] == "MMSelfSup (mmselfsup), in the names of MMClassification's ViT"
-    assert said["arch"] == "none that is known by its shapes" and said["head"] == "none"
-    assert "arch: ..." in said["recipe"]
+    assert said["arch"].startswith("none that is known by its shapes (") and said["head"] == "none"
+    assert "arch: NAME," in said["recipe"]
 
 
 def test_the_page_lists_every_format_with_its_sources() -> None:

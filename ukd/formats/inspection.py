@@ -49,15 +49,18 @@ def describe(path: str, format: str | None = None) -> dict[str, str]:
     layout = layout_of(found.backbone)
     arch = found.stored.info.get("arch") or guess_arch(to_timm(found.backbone))
     size = found.stored.path.stat().st_size
+    names = ", ".join(list(found.backbone)[:4])
     return {
         "file": f"{found.stored.path}, {size / 1e6:,.1f} MB",
         "safe": "yes, tensors and plain values alone; no code was run",
         "format": f"{found.row.title} ({found.row.name})" + (f", in the names of {layout.title}" if layout else ""),
-        "arch": arch or "none that is known by its shapes",
+        **_training(found),
+        "arch": arch or f"none that is known by its shapes ({names}, ...); say timm's name yourself",
         "parameters": f"{num_parameters(found.backbone):,} in the backbone",
+        "pixels": _pixels(found),
         "head": _head(found),
         "dtype": ", ".join(sorted({str(value.dtype).removeprefix("torch.") for value in _learnt(found.backbone)})),
-        "recipe": f"teacher: {{arch: {arch or '...'}, weights: {Path(path)}, format: {found.row.name}}}",
+        "recipe": f"teacher: {{arch: {arch or 'NAME'}, weights: {Path(path)}, format: {found.row.name}}}",
     }
 
 
@@ -100,6 +103,24 @@ def _has_shapes(arch: str, given: Mapping[str, Tensor]) -> bool:
 
 def _counts(name: str) -> bool:
     return not name.endswith("num_batches_tracked")
+
+
+def _training(found: Match) -> dict[str, str]:
+    """How a run of ours came by it."""
+    facts = found.stored.info.get("provenance", {})
+    if not {"objective", "data", "step"} <= facts.keys():
+        return {}
+    objective = " + ".join(each["name"] for each in facts["objective"])
+    return {"trained": f"{facts['step']:,} steps of {objective} on {facts['data']['train']}"}
+
+
+def _pixels(found: Match) -> str:
+    """How pixels are normalised."""
+    info = found.stored.info
+    mean, std = info.get("mean") or found.mean, info.get("std") or found.std
+    if not (mean and std):
+        return "normalised as timm does for the architecture; the file does not say"
+    return f"normalised by mean {', '.join(f'{x:g}' for x in mean)} and std {', '.join(f'{x:g}' for x in std)}"
 
 
 def _head(found: Match) -> str:

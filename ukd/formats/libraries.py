@@ -89,7 +89,8 @@ LIBRARIES = (
         "lightly-train",
         "lightly-ai/lightly-train:src/lightly_train/_commands/export.py, src/lightly_train/_models/embedding_model.py, "
         "src/lightly_train/_models/timm/timm.py, src/lightly_train/_models/torchvision/resnet.py",
-        "exported_last.pt of a timm or torchvision model, or its embedding_model as torch_state_dict",
+        "exported_last.pt of a timm or torchvision model, or its embedding_model as torch_state_dict; no .ckpt, which "
+        "holds code",
         prefixes=("model_wrapper._model.", "model_wrapper._features.", "_model.", "_features.", ""),
         marks=("model_wrapper.*|_model.*|_features.*",),
         drops="embed_head.*|model_wrapper._pool.*|_pool.*",

@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
-from torch.serialization import safe_globals
+from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from ukd.errors import WeightsError
 
@@ -135,17 +135,33 @@ def _tree(path: Path) -> Mapping[str, Any]:
         if code is None:
             raise WeightsError(f"weights: {path} cannot be read: damaged, or no file of weights") from None
         raise WeightsError(
-            f"weights: {path} is refused: loading it would run code stored in the file ({code[1]}). Where you trust "
-            "it, load it yourself and save its tensors alone: torch.save(model.state_dict(), ...)"
+            f"weights: {path} is refused: loading it would run code stored in the file ({code[1]}). {_instead(path)}"
         ) from None
     except (SafetensorError, zipfile.BadZipFile, RuntimeError, OSError, EOFError) as error:
         raise WeightsError(f"weights: {path} cannot be read: {_first_line(error)}") from None
     except (LookupError, TypeError, ValueError, AttributeError, MemoryError) as error:
-        raise WeightsError(f"weights: {path} cannot be read: damaged ({_first_line(error)})") from None
+        raise WeightsError(
+            f"weights: {path} cannot be read: damaged, or no file of weights ({type(error).__name__})"
+        ) from None
     if not isinstance(stored, Mapping):
         raise WeightsError(f"weights: {path} holds no plain set of named tensors (found {type(stored).__name__})")
     _check_sizes(path, stored)
     return stored
+
+
+def _instead(path: Path) -> str:
+    """What to load in place of a file that needs code; the names in it tell which library wrote it."""
+    try:
+        code = get_unsafe_globals_in_checkpoint(path) if zipfile.is_zipfile(path) else []
+    except pickle.UnpicklingError:
+        code = []
+    if any(name.startswith("lightly_train.") for name in code):
+        # Its own classes, and those of any model (lightly-ai/lightly-train:src/lightly_train/_checkpoint.py).
+        return (
+            "lightly-train keeps whole models in its checkpoints; take exported_models/exported_last.pt of the same "
+            "run, or what lightly_train.export(out=..., checkpoint=..., format='torch_state_dict') makes of this file"
+        )
+    return "Where you trust it, load it yourself and save its tensors alone: torch.save(model.state_dict(), ...)"
 
 
 def _load_torch(path: Path) -> Any:
