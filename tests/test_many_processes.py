@@ -49,6 +49,26 @@ def test_two_processes_train_the_student_that_one_trains(world: World, tmp_path:
 
 
 @pytest.mark.slow
+def test_two_processes_that_share_a_teacher_train_the_student_that_one_trains(world: World, tmp_path: Path) -> None:
+    changes: dict[str, Any] = {
+        "student": tiny.NORMLESS,
+        "objective": {"name": "cosine", "head": "linear"},
+        "precision": "fp64",
+        "neighbours": {"k": 3, "nearest": 7},
+        "epochs": 1.0,
+    }
+    shared, whole = ({"weights": str(world.vit), "chunk": 3, "shard": each} for each in (True, False))
+    recipe = world.distillation(tmp_path / "two", teacher=shared, **changes)
+    status, complaint = torchrun(tiny.write_recipe(tmp_path / "recipe.yaml", recipe))
+    assert status == 0, complaint
+    one = distill(tiny.parse(world.distillation(tmp_path / "one", teacher=whole, **changes)))
+    expected, got = tiny.student_weights(one), tiny.student_weights(tmp_path / "two")
+    for name, value in expected.items():
+        assert torch.linalg.norm(got[name] - value) <= 1e-10 * torch.linalg.norm(value), name
+    assert tiny.metrics(tmp_path / "two", "knn_overlap") == tiny.metrics(one, "knn_overlap")
+
+
+@pytest.mark.slow
 def test_a_batch_that_the_processes_cannot_share_is_refused_by_all(world: World, tmp_path: Path) -> None:
     recipe = tiny.write_recipe(tmp_path / "recipe.yaml", world.distillation(tmp_path / "run", batch_size=15))
     status, complaint = torchrun(recipe)

@@ -114,7 +114,7 @@ def test_a_gpu_that_is_not_free_is_refused(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: num_gpus)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(num_processes))
-    with pytest.raises(UserError, match=f"cuda:{number} .* has {num_gpus} GPUs for {num_processes} .*; {advice}"):
+    with pytest.raises(UserError, match=rf"cuda:{number} .* computes on \({num_processes} of {num_gpus}\); {advice}"):
         launch.device_beside(number)
 
 

@@ -79,10 +79,14 @@ class Features:
     mask: Tensor | None = None
 
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> Features:
-        """The same on another device, without waiting for the copy, and in another dtype if one is given."""
-        return _made_of(
-            [self], lambda x: x[0].to(device, dtype if x[0].is_floating_point() else None, non_blocking=True)
-        )
+        """The same on another device, a GPU without waiting for it, and in another dtype if one is given."""
+        waits = device.type == "cpu"  # Else the numbers are read before they are there.
+
+        def moved(found: list[Tensor]) -> Tensor:
+            (x,) = found
+            return x.to(device, dtype if x.is_floating_point() else None, non_blocking=not waits)
+
+        return _made_of([self], moved)
 
 
 @dataclass(frozen=True)

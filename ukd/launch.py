@@ -76,7 +76,7 @@ def device_beside(number: int) -> torch.device:
     if not num_processes <= number <= num_gpus - num_processes:
         free = f"choose cuda:{num_processes}" if 2 * num_processes <= num_gpus else "leave it out"
         raise UserError(
-            f"teacher.device: cuda:{number} is asked for, beside which this machine has {num_gpus} GPUs for "
-            f"{num_processes} processes, the first of which compute on their own; {free}"
+            f"teacher.device: there is no cuda:{number} for every process beside the GPUs that the run computes on "
+            f"({num_processes} of {num_gpus}); {free}"
         )
     return torch.device("cuda", number + launch().local_rank)

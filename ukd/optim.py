@@ -34,7 +34,8 @@ def build_optimizer(
         # lightly takes seconds to import, and few runs need it.
         from lightly.utils.lars import LARS
 
-        return LARS(groups, lr=lr, momentum=momentum)
+        lars: torch.optim.Optimizer = LARS(groups, lr=lr, momentum=momentum)
+        return lars
     return torch.optim.AdamW(groups, lr=lr, betas=(momentum, 0.999), fused=True)
 
 

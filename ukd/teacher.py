@@ -83,6 +83,7 @@ class Teacher(Backbone):
             _cast(self.head, self._held_in)
         if sharded:
             self.is_sharded = distributed.world_size() > 1
+            self.to(memory_format=torch.contiguous_format)  # FSDP takes no other.
             distributed.shard(self.model, _blocks(self.model, self.info.arch), _METHODS, device)
         self.to(device)
         if compiled:

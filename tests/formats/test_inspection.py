@@ -53,6 +53,14 @@ def test_other_names_and_no_guess(tmp_path: Path) -> None:
     assert "arch: NAME," in said["recipe"]
 
 
+def test_a_file_of_no_known_format(tmp_path: Path) -> None:
+    torch.save({"a": {"b": torch.zeros(3)}, "c": torch.ones(2)}, tmp_path / "x.pth")
+    said = describe(str(tmp_path / "x.pth"))
+    assert said["format"] == "none that is known; taken for plain names, timm's or a torchvision ResNet's (timm)"
+    assert said["arch"] == "none that is known by its shapes (c, a.b, ...); say timm's name yourself"
+    assert said["pixels"] == "normalised as timm does for the architecture; the file does not say"
+
+
 def test_the_page_lists_every_format_with_its_sources() -> None:
     rows = [line.split("|") for line in DOCS.read_text().splitlines() if line.startswith("| `")]
     listed = {cells[1].strip().strip("`"): [cell.strip() for cell in cells[2:]] for cells in rows}

@@ -15,6 +15,7 @@ from ukd.formats.heads import sequential
 from ukd.formats.layouts import layout_of, to_timm
 from ukd.formats.matching import Match, match
 from ukd.formats.reading import find_weights, read
+from ukd.formats.table import PLAIN
 
 ARCHS = {
     "layer1.0.conv1.weight": (
@@ -49,11 +50,11 @@ def describe(path: str, format: str | None = None) -> dict[str, str]:
     layout = layout_of(found.backbone)
     arch = found.stored.info.get("arch") or guess_arch(to_timm(found.backbone))
     size = found.stored.path.stat().st_size
-    names = ", ".join(list(found.backbone)[:4])
+    names = ", ".join(list(found.backbone)[:2])
     return {
         "file": f"{found.stored.path}, {size / 1e6:,.1f} MB",
         "safe": "yes, tensors and plain values alone; no code was run",
-        "format": f"{found.row.title} ({found.row.name})" + (f", in the names of {layout.title}" if layout else ""),
+        "format": _format(found) + (f", in the names of {layout.title}" if layout else ""),
         **_training(found),
         "arch": arch or f"none that is known by its shapes ({names}, ...); say timm's name yourself",
         "parameters": f"{num_parameters(found.backbone):,} in the backbone",
@@ -103,6 +104,12 @@ def _has_shapes(arch: str, given: Mapping[str, Tensor]) -> bool:
 
 def _counts(name: str) -> bool:
     return not name.endswith("num_batches_tracked")
+
+
+def _format(found: Match) -> str:
+    if found.row is PLAIN and not any(mark in found.backbone for mark in ARCHS):
+        return f"none that is known; taken for {PLAIN.title} ({PLAIN.name})"
+    return f"{found.row.title} ({found.row.name})"
 
 
 def _training(found: Match) -> dict[str, str]:
