@@ -67,7 +67,11 @@ def test_a_student_learns_from_a_teacher_in_half_precision(world: World, tmp_pat
 MISTAKES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "in pieces and compiled": ({"shard": True, "compile": True}, {}, "teacher: cannot be compiled when it is spread"),
     "in pieces, in one place": ({"shard": True, "device": "cuda:1"}, {}, "teacher: is in pieces on the GPUs of all"),
-    "a GPU of a run on CPU": ({"device": "cuda:1"}, {}, "teacher.device: is cuda:1, but the run's device is cpu"),
+    "a GPU of a run on CPU": (
+        {"device": "cuda:1"},
+        {},
+        "a teacher is on cuda:1 and the run on cpu; leave teacher.device out",
+    ),
     "no GPU's name": ({"device": "gpu1"}, {}, "teacher.device: must be a GPU of its own, such as cuda:1, got 'gpu1'"),
     "no precision": ({"precision": "int8"}, {}, "teacher.precision: must be one of run, bf16, fp16, fp32, got 'int8'"),
     "no images at once": ({"chunk": 0}, {}, "teacher.chunk: must be a whole number above 0, got 0"),

@@ -204,6 +204,13 @@ class DistillRecipe(RunRecipe):
     cached_views: PositiveInt = 8
     """Views of each image under `k_views`."""
 
+    @model_validator(mode="after")
+    def _has_gpus_for_its_teachers(self) -> DistillRecipe:
+        for spec in (self.teacher, *self.more_teachers):
+            if spec.device and self.device == "cpu":
+                raise ValueError(f"a teacher is on {spec.device} and the run on cpu; leave teacher.device out")
+        return self
+
 
 class PretrainRecipe(RunRecipe):
     """A self-supervised pretraining of a teacher: `ukd-pretrain recipe.yaml`."""

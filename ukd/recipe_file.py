@@ -211,12 +211,6 @@ def _has_learnt_something(weights: str | None, pretrained: bool) -> str | None:
     return "missing; a teacher needs weights (a file or a run folder), or pretrained: true for timm's own"
 
 
-def _can_have_a_gpu(device: str | None, run_device: str) -> str | None:
-    if device is None or run_device != "cpu":
-        return None
-    return f"is {device}, but the run's device is cpu; leave it out, or choose device: cuda"
-
-
 def _draws_from_enough(k: int, nearest: int) -> str | None:
     if k <= nearest:
         return None
@@ -246,7 +240,6 @@ _RULES: list[tuple[tuple[str, ...], Callable[..., str | None]]] = [
     *(((f"{who}.arch", f"{who}.weights"), _names_a_model) for who in _BACKBONES),
     *(((f"{who}.pretrained", f"{who}.weights"), _has_one_source) for who in _BACKBONES),
     (("teacher.weights", "teacher.pretrained"), _has_learnt_something),
-    (("teacher.device", "device"), _can_have_a_gpu),
     (("data.labelled_test", "data.labelled_train"), _has_bank_and_queries),
     (("neighbours.k", "neighbours.nearest"), _draws_from_enough),
     (("batch_size", "neighbours.k"), _holds_whole_groups),
