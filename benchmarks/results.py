@@ -121,9 +121,14 @@ def write_tables(recipes: dict[str, DistillRecipe]) -> None:
         names = [name for name, recipe in recipes.items() if str(recipe.teacher.weights) == teacher]
         if any(path for name in names for path in RUNS.glob(f"{name}_[0-9]/results/linear.json")):
             tables.append(table(Path(teacher), names, costs))
-    before, _, rest = TABLES.read_text().partition(BEGIN)
+    write_between(TABLES, "\n".join(tables))
+
+
+def write_between(path: Path, text: str) -> None:
+    """Writes tables into a document, between its two marks."""
+    before, _, rest = path.read_text().partition(BEGIN)
     _, _, after = rest.partition(END)
-    TABLES.write_text("\n".join([before + BEGIN, "", *tables, END + after]))
+    path.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{after}")
 
 
 def table(teacher: Path, names: Sequence[str], costs: dict[str, dict[str, float]]) -> str:
