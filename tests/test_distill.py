@@ -49,7 +49,7 @@ def test_the_run_folder_is_complete(run: Path) -> None:
     names = {path.name for path in run.iterdir()}
     assert names == {
         *("recipe.yaml", "metrics.jsonl", "tensorboard", "checkpoints"),
-        *("student.safetensors", "student.json", "neighbours.png"),
+        *("student.safetensors", "student.json", "projector.safetensors", "projector.json", "neighbours.png"),
     }
     assert tiny.checkpoints(run) == ["step-000000063.ckpt", "step-000000072.ckpt"]
     with Image.open(run / "neighbours.png") as picture:

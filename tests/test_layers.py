@@ -32,6 +32,7 @@ LEVELS: dict[int, set[str]] = {
         "neighbour_lists",
         "neighbours",
         "optim",
+        "projection",
         "samplers",
         "search",
         "stamps",

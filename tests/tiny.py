@@ -136,8 +136,9 @@ def checkpoints(run: Path) -> list[str]:
 
 
 def state_hash(run: Path) -> str:
-    """sha256 over the exported student and every tensor of the newest checkpoint."""
-    digest = hashlib.sha256((run / "student.safetensors").read_bytes())
+    """sha256 over the exported student, its projector and every tensor of the newest checkpoint."""
+    exports = sorted(run.glob("*.safetensors"))
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in exports))
     state = torch.load(run / "checkpoints" / checkpoints(run)[-1], weights_only=True)
     for path, value in sorted(_leaves(state, "")):
         digest.update(f"{path}={value.tolist() if isinstance(value, torch.Tensor) else value}\n".encode())

@@ -6,6 +6,7 @@ import io
 import json
 import warnings
 import zipfile
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from safetensors.torch import save
 from ukd.backbones import Backbone
 from ukd.errors import RunFolderError
 from ukd.files import write_atomically
+from ukd.projection import ABOUT, Projection, write_projection
 
 State = dict[str, Any]
 
@@ -81,14 +83,20 @@ def _read(path: Path) -> State:
     return state
 
 
-def export_backbone(run: Path, name: str, backbone: Backbone, provenance: dict[str, Any]) -> None:
+def export_backbone(
+    run: Path, name: str, backbone: Backbone, provenance: dict[str, Any], projection: Projection | None = None
+) -> None:
     """Writes NAME.safetensors, the bare timm model's state dict, and NAME.json, how to build and feed it.
+
+    What was trained with it to compare it with its teacher lies beside it, in `projector.safetensors` and
+    `projector.json`; of another student it never does, whenever the run is killed.
 
     Args:
         run: The run folder.
         name: `student` or `teacher`.
         backbone: What is exported.
         provenance: Where it comes from: data, teacher, versions, step.
+        projection: The objective's, where it has one.
     """
     tensors = {key: value.detach().cpu().contiguous() for key, value in backbone.model.state_dict().items()}
     info = {
@@ -98,5 +106,9 @@ def export_backbone(run: Path, name: str, backbone: Backbone, provenance: dict[s
         "num_parameters": backbone.num_parameters,
         "provenance": provenance,
     }
-    write_atomically(run / f"{name}.safetensors", save(tensors))
+    weights = save(tensors)
+    (run / ABOUT).unlink(missing_ok=True)
+    write_atomically(run / f"{name}.safetensors", weights)
     write_atomically(run / f"{name}.json", (json.dumps(info, indent=2) + "\n").encode())
+    if projection:
+        write_projection(run, projection, sha256(weights).hexdigest(), provenance)

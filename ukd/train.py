@@ -52,6 +52,8 @@ def train(run: Run, state: State | None) -> None:
         run.learner.load_state_dict(state["learner"])
         optimizer.load_state_dict(state["optimizer"])
     first_step = state["step"] if state else 0
+    if first_step == run.num_steps and distributed.is_main():
+        _export(run, first_step)  # An earlier version may have left out what this one exports.
     warmup_steps = round(recipe.optimizer.warmup_epochs * len(run.images) / recipe.batch_size)
     monitor_every = run.steps_in(recipe.monitor.every_epochs)
     save_every = run.steps_in(recipe.checkpoint.every_epochs)
@@ -202,7 +204,7 @@ def _step_seed(seed: int, step: int) -> int:
 def _save(run: Run, optimizer: torch.optim.Optimizer, checkpoints: Checkpoints, step: int) -> None:
     if distributed.is_main():
         # The export comes first: whoever finds a checkpoint of the last step finds its export too.
-        export_backbone(run.folder, run.role, run.learner.student, {**run.provenance, "step": step})
+        _export(run, step)
         parts = {
             "learner": run.learner.state_dict(),
             "optimizer": optimizer.state_dict(),
@@ -211,6 +213,11 @@ def _save(run: Run, optimizer: torch.optim.Optimizer, checkpoints: Checkpoints, 
         }
         checkpoints.save(step, parts)
     distributed.barrier()
+
+
+def _export(run: Run, step: int) -> None:
+    facts, projector = {**run.provenance, "step": step}, run.learner.objective.projector()
+    export_backbone(run.folder, run.role, run.learner.student, facts, projector)
 
 
 def _check_terms(run: Run, terms: Mapping[str, Tensor], step: int) -> None:

@@ -42,8 +42,9 @@ def build_head(match: Match, dim: int, arch: str) -> nn.Sequential:
 
 
 def output_dim(head: nn.Sequential) -> int:
-    """Width of its projections."""
-    return next(int(layer.out_features) for layer in reversed(head) if isinstance(layer, nn.Linear))
+    """Width of its projections: that of its last layer which has one."""
+    widths = (getattr(layer, "out_features", getattr(layer, "num_features", None)) for layer in reversed(head))
+    return next(int(width) for width in widths if width is not None)
 
 
 def sequential(tensors: Mapping[str, Tensor], head: Head) -> nn.Sequential:

@@ -15,6 +15,7 @@ from ukd.errors import UserError
 from ukd.features import Shape, Wanted
 from ukd.objectives.base import Batch, Needs, Objective
 from ukd.objectives.grids import Grid
+from ukd.projection import Projection
 from ukd.similarity import result_dtype
 
 LEAST, MOST = 1e-5, 0.996
@@ -88,6 +89,10 @@ class Attention(Objective):
             target, attention = joined(target, self.temp), joined(attention, self.temp)
         divergence = attention_divergence(target, attention)
         return {"class_token": error.square().mean(), "attention": self.attention_weight * divergence.mean()}
+
+    def projector(self) -> Projection | None:
+        """The head, which leads to the teacher's own space."""
+        return Projection.of(self.head)
 
 
 def class_token_head(in_dim: int, out_dim: int) -> nn.Module:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ukd.errors import UserError
 from ukd.features import NOTHING_MORE, Features, Masking, Shape, Wanted
+from ukd.projection import Projection
 from ukd.row_blocks import RowBlocks
 
 
@@ -189,6 +190,13 @@ class Objective(nn.Module):
         """How patches are hidden from the student for `Batch.masked`; None for not at all."""
         return None
 
+    def projector(self) -> Projection | None:
+        """What brings pooled features of student and teacher to where it compares them.
+
+        None where they are compared as they are, or not by their pooled features alone.
+        """
+        return None
+
     def fit(self, embeddings: RowBlocks) -> None:
         """Learns what it needs to know of the teacher's space before the first step; called if `needs.bank`.
 
@@ -243,6 +251,11 @@ class WeightedSum(Objective):
         """That of the first summand that hides patches."""
         found = (objective.masking() for objective in self._each())
         return next((masking for masking in found if masking is not None), None)
+
+    def projector(self) -> Projection | None:
+        """That of the first summand that has one."""
+        found = (objective.projector() for objective in self._each())
+        return next((projector for projector in found if projector is not None), None)
 
     def fit(self, embeddings: RowBlocks) -> None:
         """Passes the embeddings on to those that need them."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from ukd.objectives.base import SECOND, Batch, CutMixed, Needs, Objective
 from ukd.objectives.heads import Projector, projector
 from ukd.objectives.queue import Queue
+from ukd.projection import Projection
 from ukd.similarity import dot_products, info_nce, normalised
 
 OWN_WEIGHT = 0.5
@@ -80,6 +81,10 @@ class BINGO(Objective):
         neighbour = w * own[:, 1:].mean(1) + (1 - w) * loss[:, 1:-1, 0].mean(1)
         mixture = share * loss[:, -1, 0] + (1 - share) * loss[:, -1, 1]
         return {"anchor": anchor.mean() / 3, "neighbour": neighbour.mean() / 3, "cutmix": mixture.mean() / 3}
+
+    def projector(self) -> Projection | None:
+        """The head, which leads to the teacher's own space."""
+        return Projection.of(self.head)
 
     def _contrast(self, queries: Tensor, keys: Tensor) -> Tensor:
         """InfoNCE of every query with every key of its bag, against the queue.

@@ -11,6 +11,7 @@ from torch import Tensor
 from ukd.objectives.base import Batch, Needs, Objective
 from ukd.objectives.heads import Projector, projector
 from ukd.objectives.metrics import by_image
+from ukd.projection import Projection
 
 
 class Cosine(Objective):
@@ -46,6 +47,10 @@ class Cosine(Objective):
         """Term `cosine`, in [0, 4]."""
         parts = by_image("cosine", self.head(batch.student[0].pooled), batch.teacher[0].pooled.detach())
         return {name: part.mean() for name, part in parts.items()}
+
+    def projector(self) -> Projection | None:
+        """The head, which leads to the teacher's own space."""
+        return Projection.of(self.head)
 
     def teacher_cosine(self, terms: Mapping[str, Tensor]) -> Tensor | None:
         """The mean similarity."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from ukd.distributed import sum_over_processes
 from ukd.objectives.base import Batch, Needs, Objective
 from ukd.objectives.heads import Projector, projector
+from ukd.projection import Projection
 from ukd.similarity import MIN_SQUARED_NORM, cosine, cosine_from_sums, cosine_sums, result_dtype
 
 
@@ -57,6 +58,10 @@ class CoSS(Objective):
             "feature": -self.scale * cosine(student, teacher).mean(),
             "space": -self.scale * self.lam * space_similarity(student, teacher),
         }
+
+    def projector(self) -> Projection | None:
+        """The head, which leads to the teacher's own space."""
+        return Projection.of(self.head)
 
     def teacher_cosine(self, terms: Mapping[str, Tensor]) -> Tensor | None:
         """The mean similarity of the rows."""

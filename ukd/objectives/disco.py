@@ -13,6 +13,7 @@ from ukd.objectives.base import BOTH, EMA, SECOND, Batch, Needs, Objective
 from ukd.objectives.ema import follow
 from ukd.objectives.heads import Projector, projector
 from ukd.objectives.queue import Queue
+from ukd.projection import Projection
 from ukd.similarity import cosine, dot_products, info_nce, normalised
 
 MOMENTUM = 0.999
@@ -78,6 +79,10 @@ class DisCo(Objective):
         if self.training:
             self.queue.enqueue(key)
         return {"mse": self.mse_weight * (4 - 2 * similarity).mean(), "contrast": contrast.mean()}
+
+    def projector(self) -> Projection | None:
+        """The head, which leads to the teacher's own space."""
+        return Projection.of(self.head)
 
     def teacher_cosine(self, terms: Mapping[str, Tensor]) -> Tensor | None:
         """The mean similarity over both views."""

@@ -19,6 +19,7 @@ from ukd.objectives.quantisation import (
     signs,
     telling_bits,
 )
+from ukd.projection import Projection, centring, to_unit_length, turning
 from ukd.row_blocks import RowBlocks
 from ukd.similarity import cosine, dot_products, info_nce, normalised, result_dtype
 
@@ -145,6 +146,11 @@ class BRCD(Objective):
             bool [B, bits].
         """
         return self._components(features) >= 0
+
+    def projector(self) -> Projection | None:
+        """The student's head and the teacher's rotation; their signs are the codes."""
+        unit = to_unit_length(len(self.mean)).to(self.mean)
+        return Projection.of(self.head, [unit, centring(self.mean), turning(self.projection.T)], codes=True)
 
     def _components(self, teacher: Tensor) -> Tensor:
         return dot_products(normalised(teacher) - self.mean, self.projection.T)

@@ -1,8 +1,8 @@
-"""Heads that take what the student gives to the teacher's width; they are dropped after training."""
+"""Heads that take what the student gives to the teacher's width; the student is used without."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ukd.errors import UserError
 from ukd.features import NOTHING_MORE, Features, Wanted
+from ukd.projection import Projection
 
 Projector = Literal["none", "linear", "mlp2", "simreg4", "ln_linear"]
 Head = Literal[Projector, "ladder"]
@@ -136,6 +137,16 @@ def student_head(
 def wanted_by(kind: Head, block_dims: Sequence[int]) -> Wanted:
     """What a head asks of the student beside the pooled feature."""
     return Wanted(blocks=len(block_dims)) if kind == "ladder" else NOTHING_MORE
+
+
+def projection_of(head: nn.Module, target: Iterable[nn.Module]) -> Projection | None:
+    """What brings student and teacher to where a head of `student_head` is compared with a target.
+
+    Args:
+        head: The head.
+        target: What the teacher's feature passes.
+    """
+    return Projection.of(head.head, target) if isinstance(head, PooledHead) else None
 
 
 def _between(norm: Norm, dim: int) -> list[nn.Module]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import torch
 from pydantic import Field
@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from ukd.distributed import mean_over_processes
 from ukd.features import Shape
 from ukd.objectives.base import Batch, Needs, Objective
-from ukd.objectives.heads import Head, Norm, student_head, wanted_by
+from ukd.objectives.heads import Head, Norm, projection_of, student_head, wanted_by
 from ukd.objectives.metrics import Metric, by_image
-from ukd.objectives.targets import target_of
+from ukd.objectives.targets import Target, target_of
+from ukd.projection import Projection
 
 DROP_PROB = 0.5
 """Probability that a teacher which is not an image's hardest is dropped; that of the paper."""
@@ -81,6 +82,10 @@ class Multi(Objective):
         coefficients = kept(losses) if self.combine == "dropping" else torch.ones_like(losses)
         by_teacher = (coefficients * losses).sum(1) / mean_over_processes(coefficients.sum())
         return {f"teacher_{number}": loss for number, loss in enumerate(by_teacher, start=1)}
+
+    def projector(self) -> Projection | None:
+        """As in `regression`, of the first teacher."""
+        return projection_of(self.heads[0], cast(Target, self.targets[0]).layers())
 
     def _losses(self, batch: Batch) -> Tensor:
         """Loss of every image to every teacher, [teachers, B]."""

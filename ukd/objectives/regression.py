@@ -10,9 +10,10 @@ from torch import Tensor
 
 from ukd.features import Shape
 from ukd.objectives.base import Batch, Needs, Objective
-from ukd.objectives.heads import Head, Norm, student_head, wanted_by
+from ukd.objectives.heads import Head, Norm, projection_of, student_head, wanted_by
 from ukd.objectives.metrics import WEIGHTS, Metric, by_image, cross_entropy_by_image
 from ukd.objectives.targets import TargetKind, target_of
+from ukd.projection import Projection
 from ukd.row_blocks import RowBlocks
 
 
@@ -91,6 +92,10 @@ class Regression(Objective):
     def teacher_cosine(self, terms: Mapping[str, Tensor]) -> Tensor | None:
         """The mean similarity, where the metric holds one with the teacher's feature as it is."""
         return None if self.cosine_weight is None else 1 - terms["cosine"] / self.cosine_weight
+
+    def projector(self) -> Projection | None:
+        """The head, and what becomes of the target; None for a ladder, which hears more than the pooled feature."""
+        return projection_of(self.head, self.target.layers())
 
     def fit(self, embeddings: RowBlocks) -> None:
         """Fits the target."""

@@ -14,6 +14,7 @@ from ukd.features import Features
 from ukd.objectives.base import Batch, Needs, Objective
 from ukd.objectives.heads import Projector, projector
 from ukd.objectives.queue import Queue
+from ukd.projection import Projection
 from ukd.similarity import dot_products, kl_divergence, normalised, soft_cross_entropy
 
 
@@ -105,6 +106,10 @@ class SEED(Objective):
             small = self._terms([*batch.small.student.values()], [*batch.small.teacher.values()], self.small_queue)
             terms |= {f"small_{name}": term for name, term in small.items()}
         return terms
+
+    def projector(self) -> Projection | None:
+        """The head, which leads to the teacher's own space."""
+        return Projection.of(self.head)
 
     def _terms(self, student: Sequence[Features], teacher: Sequence[Features], queue: Queue) -> dict[str, Tensor]:
         """The terms of views of one size, which share a queue that takes in the first of them."""

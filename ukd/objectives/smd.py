@@ -12,6 +12,7 @@ from torch.nn.functional import logsigmoid
 from ukd.distributed import gather_rows_with_grad, own_rows
 from ukd.objectives.base import Batch, Needs, Objective
 from ukd.objectives.heads import Projector, projector
+from ukd.projection import Projection
 from ukd.similarity import cosine, distances, normalised, result_dtype
 
 
@@ -68,6 +69,10 @@ class SMD(Objective):
         if self.training:
             self.num_steps += 1
         return terms
+
+    def projector(self) -> Projection | None:
+        """The head, which leads to the teacher's own space."""
+        return Projection.of(self.head)
 
 
 def margins(student: Tensor, teacher: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ukd.distributed import mean_over_processes
 from ukd.objectives.base import EMA
+from ukd.projection import centring, turning
 from ukd.row_blocks import RowBlocks
 from ukd.similarity import dot_products, moments, result_dtype
 
@@ -38,6 +39,10 @@ class Target(nn.Module):
     def fit(self, embeddings: RowBlocks) -> None:
         """Learns what it needs from the teacher's features [n, D] of all training images."""
 
+    def layers(self) -> list[nn.Module]:
+        """What it does to features [n, D] by what it knows now, as layers of `torch.nn` in evaluation mode."""
+        return []
+
 
 class Standardised(Target):
     """Every dimension less its running mean, over its running standard deviation.
@@ -61,13 +66,19 @@ class Standardised(Target):
 
     def forward(self, teacher: Tensor, progress: float) -> Tensor:
         """As `Target.forward`; takes the batch into the statistics."""
-        # In fp64, in which the square of no fp32 number overflows or vanishes.
-        floor = MIN_SPREAD * self.std.double().square().mean().sqrt()
-        std = self.std.clamp(min=floor.masked_fill(floor == 0, 1.0).to(self.std.dtype))
-        target = (teacher.to(result_dtype(teacher)) - self.mean) / std
+        target = (teacher.to(result_dtype(teacher)) - self.mean) / self._scaled_by()
         if self.training:
             self._follow(teacher.double(), 1 - KEPT.at(progress))
         return target
+
+    def layers(self) -> list[nn.Module]:
+        """As `Target.layers`."""
+        return [centring(self.mean, 1 / self._scaled_by())]
+
+    def _scaled_by(self) -> Tensor:
+        # In fp64, in which the square of no fp32 number overflows or vanishes.
+        floor = MIN_SPREAD * self.std.double().square().mean().sqrt()
+        return self.std.clamp(min=floor.masked_fill(floor == 0, 1.0).to(self.std.dtype))
 
     @torch.no_grad()
     def _follow(self, teacher: Tensor, weight: float) -> None:
@@ -99,6 +110,10 @@ class Whitened(Target):
     def forward(self, teacher: Tensor, progress: float) -> Tensor:
         """As `Target.forward`."""
         return dot_products(teacher.to(result_dtype(teacher)) - self.mean, self.whitening)
+
+    def layers(self) -> list[nn.Module]:
+        """As `Target.layers`."""
+        return [centring(self.mean), turning(self.whitening)]
 
     @torch.no_grad()
     def fit(self, embeddings: RowBlocks) -> None:

@@ -15,6 +15,7 @@ from ukd.features import Features, Masking, Shape, Wanted
 from ukd.objectives.base import Batch, Needs, Objective
 from ukd.objectives.grids import Grid, resized
 from ukd.objectives.heads import projector
+from ukd.projection import Projection
 from ukd.similarity import dot_products, kl_divergence, normalised, result_dtype
 
 Weight = Annotated[float, Field(ge=0)]
@@ -134,6 +135,10 @@ class Tokens(Objective):
     def masking(self) -> Masking | None:
         """How patches are hidden, if `patch` is on."""
         return None if self.mask_token is None else Masking(self.mask_token, self.mask_prob, self.mask_share)
+
+    def projector(self) -> Projection | None:
+        """The head of the pooled feature, where a term has one."""
+        return Projection.of(self.heads["token"]) if "token" in self.heads else None
 
     def _token(self, batch: Batch) -> Tensor:
         return squared_error(self.heads["token"](batch.student[0].pooled), batch.teacher[0].pooled).mean()

@@ -20,6 +20,7 @@ from ukd.objectives.heads import Projector, projector
 from ukd.objectives.regression import Regression
 from ukd.objectives.rkd import RKD
 from ukd.objectives.smd import SMD
+from ukd.projection import Projection
 
 RowLoss = Literal["cosine", "regression", "gram", "rkd", "smd"]
 ROW_LOSSES: dict[RowLoss, type[Objective]] = {
@@ -89,6 +90,10 @@ class Transpose(Objective):
             rows = self.rows(_batch(student, teacher, batch.progress))
             terms |= {f"row_{name}": self.row_weight * value for name, value in rows.items()}
         return terms
+
+    def projector(self) -> Projection | None:
+        """The head, which leads to the teacher's own space."""
+        return Projection.of(self.head)
 
     def teacher_cosine(self, terms: Mapping[str, Tensor]) -> Tensor | None:
         """That of the rows."""
