@@ -18,6 +18,8 @@ from ukd.extractor import Extractor
 from ukd.kinds import POOLED
 from ukd.log import progress
 
+PROJECTED = "projected"
+"""The pooled feature where the run compared student and teacher: a kind of features that a run has, not a backbone."""
 NAMED = 5
 """Images with broken features that an error names."""
 VIEWS: dict[str, tuple[int, float]] = {"dino": (224, 224 / 256), "kornblith": (224, 1.0)}
@@ -41,20 +43,34 @@ class Extraction:
         """Side and centre crop of the view that the subject is shown."""
         return self.size_px or subject.size_px, self.crop_pct or subject.crop_pct
 
+    def of(self, subject: Subject) -> Subject:
+        """The subject whose features are asked for: with --features projected, through its run's projector.
+
+        Baselines, which nothing was trained with, stay as they are.
+
+        Raises:
+            UserError: It has no projector.
+        """
+        as_it_is = self.kind != PROJECTED or subject.projected or subject.is_baseline
+        return subject if as_it_is else subject.through_projector()
+
     def kind_of(self, subject: Subject) -> str:
         """Kind of the subject's features; raw pixels, a baseline, have but one."""
-        return POOLED if subject.role == RAW_PIXELS else self.kind
+        if self.of(subject).projected:
+            return PROJECTED
+        return POOLED if subject.role == RAW_PIXELS or self.kind == PROJECTED else self.kind
 
     def extractor(self, subject: Subject, images: Images, advance: Callable[[int], None] | None = None) -> Extractor:
         """What computes a subject's features of images."""
         size_px, crop_pct = self.view_of(subject)
+        subject = self.of(subject)
         return Extractor(
-            subject.backbone.to(self.device),
+            subject.shown.to(self.device),
             images,
             size_px,
             crop_pct,
             self.device,
-            self.kind_of(subject),
+            POOLED if subject.projected else self.kind_of(subject),
             self.batch_size,
             self.num_workers,
             advance=advance,

@@ -196,4 +196,7 @@ def _warnings(
     if lengths is None:
         yield "norm correlation left out: a model gives all features the same length"
     if widths[0] != widths[1]:
-        yield f"cosine of dimensions left out: features are {widths[0]} wide and the teacher's {widths[1]}"
+        yield (
+            f"cosine of dimensions left out: features are {widths[0]} wide and the teacher's {widths[1]}; where a run "
+            "has a projector, --features projected compares what comes after it"
+        )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ukd.errors import DataError, UserError
+from ukd.eval.asymmetry import beside, in_space_of, why_as_they_are
 from ukd.eval.extraction import Extraction
 from ukd.eval.labelled import Sources, open_labelled
 from ukd.eval.models import RAW_PIXELS, Subject, candidates, teacher_of
@@ -31,6 +32,8 @@ def run_in_bank(
 ) -> tuple[list[Measured[F]], list[Path]]:
     """Measure every checkpoint as queries of a bank that another model extracted, each model shown its own view.
 
+    A student that was trained through a projector towards that model is asked through it.
+
     Args:
         task: What is measured; its training rows are the bank.
         checkpoints: Run folders, files of weights, or `timm:NAME`.
@@ -44,15 +47,15 @@ def run_in_bank(
         The figures in the order of the table, and the files written.
 
     Raises:
-        UserError: A checkpoint has no teacher or another width than the bank's, or it, the images or the output
-            cannot be used.
+        UserError: A checkpoint has no teacher, or another width than the bank's and no projector into it, or it, the
+            images or the output cannot be used.
     """
     train, test = open_labelled(sources)
     data = {"train": train.facts(), "test": test.facts()}
     measured: list[Measured[F]] = []
     files = ResultFiles(task.name, output)
     for checkpoint in checkpoints:
-        owner = _owner(task.name, checkpoint, bank_checkpoint)
+        owner = beside(_owner(task.name, checkpoint, bank_checkpoint), checkpoint, extraction.kind)
         (bank,) = extraction.features(owner, [train.images])
         size_px, crop_pct = extraction.view_of(owner)
         reference = {**owner.facts(), "size_px": size_px, "crop_pct": crop_pct}
@@ -62,7 +65,8 @@ def run_in_bank(
             if queries.shape[1] != bank.shape[1]:
                 raise UserError(
                     f"{task.name}: {subject.role} ({subject.source}) gives features {queries.shape[1]} wide but the "
-                    f"bank of {owner.source} is {bank.shape[1]} wide; both must be of one width"
+                    f"bank of {owner.source} is {bank.shape[1]} wide; both must be of one width, and "
+                    f"{why_as_they_are(owner, checkpoint, extraction.kind)}"
                 )
             names = train.images.class_names
             try:
@@ -87,7 +91,10 @@ def _owner(task: str, checkpoint: str, bank_checkpoint: str) -> Subject:
 
 
 def _askers(checkpoint: str, owner: Subject, baselines: bool) -> Iterator[Subject]:
-    # Pixels are of no model's width, and mean nothing in a bank of features.
-    yield from (each for each in candidates(checkpoint, baselines=baselines) if each.role != RAW_PIXELS)
+    for candidate in candidates(checkpoint, baselines=baselines):
+        subject = in_space_of(owner, candidate)
+        # Pixels are of no model's width, and mean nothing in a bank of features.
+        if subject is not None and subject.role != RAW_PIXELS:
+            yield subject
     if baselines:
         yield owner

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -14,11 +15,18 @@ from torch import Tensor, nn
 
 from ukd.backbones import Backbone, BackboneInfo, Teacher, build_backbone, open_backbone
 from ukd.errors import RunFolderError, UserError, WeightsError
+from ukd.formats import find_weights
+from ukd.projection import Exported, read_projection
 from ukd.recipe import BackboneSpec, DataSpec, TeacherSpec, ViewSpec
 from ukd.recipe_yaml import YamlError, parse
 
 MAX_RAW_PX = 32
 """Raw pixels of larger views are those of the view shrunk to this side: 3,072 numbers are a sane row."""
+NO_PROJECTOR = (
+    "has no projector; only a run has one, if its objective trains a head of the pooled feature (if it ended before "
+    "runs exported theirs, `ukd-distill RECIPE --resume` does so)"
+)
+"""Of a checkpoint, for messages."""
 RAW_PIXELS = "raw pixels"
 """Role of the baseline that has no network."""
 _log = logging.getLogger(__name__)
@@ -35,6 +43,11 @@ class Subject:
         backbone: Itself, frozen.
         size_px: Side of the view it is shown: the run's for teacher and student alike, outside a run its own.
         crop_pct: Centre crop of that view.
+        projector: What brings its pooled feature to where its run compared student and teacher; None where nothing is
+            known to.
+        codes: Whether nothing counts there but the signs.
+        projected: Whether its pooled feature is the one after the projector.
+        is_baseline: Whether it is there to read the others' figures against, and was never trained.
     """
 
     role: str
@@ -42,6 +55,10 @@ class Subject:
     backbone: Backbone
     size_px: int
     crop_pct: float
+    projector: nn.Sequential | None = None
+    codes: bool = False
+    projected: bool = False
+    is_baseline: bool = False
 
     def facts(self) -> dict[str, Any]:
         """What a result says of it."""
@@ -52,7 +69,27 @@ class Subject:
             "sha256": self.backbone.weights_hash(),
             "num_parameters": self.backbone.num_parameters,
             **{name: info[name] for name in ("arch", "kwargs", "input_px", "mean", "std")},
+            **({"projected_sha256": self.shown.weights_hash()} if self.projected else {}),
         }
+
+    @cached_property
+    def shown(self) -> Backbone:
+        """What gives its features: the backbone, which ends in the projector if they are projected."""
+        if not self.projected or self.projector is None:
+            return self.backbone
+        own = self.backbone.head if isinstance(self.backbone, Teacher) and self.backbone.head else ()
+        whole = Teacher(self.backbone.model, self.backbone.info, nn.Sequential(*own, *self.projector))
+        return whole.to(self.backbone.mean.device)
+
+    def through_projector(self) -> Subject:
+        """Itself, with the pooled feature where its run compared student and teacher.
+
+        Raises:
+            UserError: Nothing is known to lead there.
+        """
+        if self.projector is None:
+            raise UserError(f"--features projected: {self.source} {NO_PROJECTOR}; choose --features pooled")
+        return replace(self, projected=True)
 
 
 @dataclass(frozen=True)
@@ -149,16 +186,19 @@ def subjects(checkpoint: str, *, baselines: bool) -> Iterator[Subject]:
 def candidates(checkpoint: str, *, baselines: bool) -> Iterator[Subject]:
     """Open what is to be evaluated but for the teacher; the checkpoint itself comes last. As `subjects` otherwise."""
     run, main = read_run(checkpoint), open_backbone(checkpoint)
+    exported = exported_projection(checkpoint)
+    projector = exported.projection.student if exported else None
+    codes = exported is not None and exported.projection.codes
     if run is None:
-        yield Subject("model", checkpoint, main, main.info.size_px, main.info.crop_pct)
+        yield Subject("model", checkpoint, main, main.info.size_px, main.info.crop_pct, projector, codes)
         return
     view = run.views.size_px, run.views.crop_pct
     if baselines:
-        yield Subject(RAW_PIXELS, "pixels", raw_pixels(run.views.size_px), *view)
+        yield Subject(RAW_PIXELS, "pixels", raw_pixels(run.views.size_px), *view, is_baseline=True)
         initial = build_backbone(**run.trained.arguments, frozen=True, seed=run.seed)
         state = "initial" if run.trained.pretrained or run.trained.weights else "untrained"
-        yield Subject(f"{state} student" if run.teacher else state, checkpoint, initial, *view)
-    yield Subject("student" if run.teacher else "teacher", checkpoint, main, *view)
+        yield Subject(f"{state} student" if run.teacher else state, checkpoint, initial, *view, is_baseline=True)
+    yield Subject("student" if run.teacher else "teacher", checkpoint, main, *view, projector, codes)
 
 
 def teacher_of(checkpoint: str) -> Subject | None:
@@ -175,7 +215,20 @@ def teacher_of(checkpoint: str) -> Subject | None:
     teacher = cast(Teacher, build_backbone(**run.teacher.arguments, frozen=True, seed=run.seed))
     teacher.hold(torch.device("cpu"), precision=run.teacher.precision, chunk=run.teacher.chunk)
     source = run.teacher.weights or f"timm:{run.teacher.arch}"
-    return Subject("teacher", source, teacher, run.views.size_px, run.views.crop_pct)
+    subject = Subject("teacher", source, teacher, run.views.size_px, run.views.crop_pct)
+    exported = exported_projection(checkpoint)
+    if exported is None:
+        return subject
+    return replace(subject, projector=exported.projection.teacher, codes=exported.projection.codes)
+
+
+def exported_projection(checkpoint: str) -> Exported | None:
+    """Read what a run exported beside its student; None where the checkpoint is no run's student, or has none.
+
+    Raises:
+        WeightsError: It cannot be read, or belongs to another student.
+    """
+    return None if checkpoint.startswith("timm:") else read_projection(find_weights(checkpoint))
 
 
 def raw_pixels(size_px: int) -> Backbone:

@@ -29,8 +29,10 @@ SizePx = Annotated[int | None, typer.Option(min=1, help="Side of the view.", sho
 CropPct = Annotated[
     float | None, typer.Option(min=0.01, max=1, help="Centre crop.", show_default="the run's or model's")
 ]
-FeatureKind = Annotated[
-    str, typer.Option("--features", help="pooled, cls, avg, cls+avg, last4 or last4+avg.", metavar="KIND")
+_KINDS = "pooled, cls, avg, cls+avg, last4, last4+avg or projected."
+FeatureKind = Annotated[str, typer.Option("--features", help=_KINDS, metavar="KIND")]
+OtherKind = Annotated[
+    str | None, typer.Option("--features", help=_KINDS, metavar="KIND", show_default="the preset's own choice")
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda or auto.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images in one forward pass.")]
@@ -72,12 +74,23 @@ def extraction(
     from ukd.distributed import local_device
     from ukd.eval.extraction import Extraction
     from ukd.eval.features import default_cache
-    from ukd.kinds import KINDS
 
-    if kind not in KINDS:
-        raise UserError(f"--features: no kind {kind!r}; choose from {', '.join(KINDS)}")
+    check_kind(kind)
     kept = None if no_cache else cache or default_cache()
     return Extraction(local_device(device), size_px, crop_pct, batch_size, num_workers, kept, kind)
+
+
+def check_kind(kind: str) -> None:
+    """Refuse a kind of features that there is not.
+
+    Raises:
+        UserError: Says which there are.
+    """
+    from ukd.eval.extraction import PROJECTED
+    from ukd.kinds import KINDS
+
+    if kind not in (*KINDS, PROJECTED):
+        raise UserError(f"--features: no kind {kind!r}; choose from {', '.join((*KINDS, PROJECTED))}")
 
 
 def show_files(console: Console, files: Iterable[Path]) -> None:

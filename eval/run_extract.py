@@ -61,7 +61,7 @@ def run_extract(
         refuse_broken(subject, images, store.blocks())
         if distributed.is_main():
             write_images(folder / IMAGES_FILE, images)
-        figures = Stored(store, extractor.kind, time.monotonic() - start)
+        figures = Stored(store, extraction.kind_of(subject), time.monotonic() - start)
         measured.append(Measured(subject.role, checkpoint, subject.backbone.num_parameters, figures))
     return measured
 

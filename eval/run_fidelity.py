@@ -13,7 +13,8 @@ from rich.console import Console
 from ukd.data import Images, Subset, open_images
 from ukd.errors import UserError
 from ukd.eval import tables
-from ukd.eval.extraction import Extraction
+from ukd.eval.asymmetry import beside
+from ukd.eval.extraction import PROJECTED, Extraction
 from ukd.eval.fidelity import Fidelity, Preset, chosen_images, compare, space_of
 from ukd.eval.models import Subject, agreed_by_runs, candidates, teacher_of
 from ukd.eval.results import Metric
@@ -73,13 +74,15 @@ def run_fidelity(
     files = ResultFiles("fidelity", output)
     for checkpoint in checkpoints:
         teacher = _teacher(checkpoint, against)
+        if extraction.kind == PROJECTED:
+            teacher = beside(teacher, checkpoint, PROJECTED)
         (rows,) = extraction.features(teacher, [shown])
         teacher_space = space_of(rows, preset)
         for subject in candidates(checkpoint, baselines=baselines):
             start = time.monotonic()
             (rows,) = extraction.features(subject, [shown])
             fidelity = compare(space_of(rows, preset), teacher_space, preset, seed=SEED)
-            figures = Figures(fidelity, teacher.source, teacher.backbone.dim)
+            figures = Figures(fidelity, teacher.source, teacher.shown.dim)
             measured.append(Measured(subject.role, checkpoint, subject.backbone.num_parameters, figures))
             record = record_of("fidelity", subject, extraction, rows, {"images": facts}, "none", {"search": backend()})
             size_px, crop_pct = extraction.view_of(teacher)

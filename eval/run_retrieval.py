@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,16 +15,22 @@ from ukd.blocks import Embeddings
 from ukd.data import Images
 from ukd.errors import DataError, UserError
 from ukd.eval import tables
+from ukd.eval.asymmetry import beside, in_space_of, why_as_they_are
 from ukd.eval.models import RAW_PIXELS, Subject, candidates, subjects
 from ukd.eval.results import Metric, Result
 from ukd.eval.retrieval.benchmarks import Benchmark
 from ukd.eval.retrieval.figures import Figures
 from ukd.eval.retrieval.whitening import Whitening, fit, refuse_shared
 from ukd.eval.runner import Entry, Measured, ResultFiles, record_of
+from ukd.kinds import POOLED
 
 ASYMMETRIC = (
     "queries are compared with another model's database as they are: that asks whether a student shares its teacher's "
     "space, which it cannot if it was trained through a projection head"
+)
+PROJECTED_QUERIES = (
+    "a student's queries pass the projector that it was trained with, into its teacher's space; what was not trained "
+    "with one is left out"
 )
 
 
@@ -44,6 +50,36 @@ class _Database(NamedTuple):
     width: int
     whitening: Whitening | None
     warnings: tuple[str, ...]
+
+    def whitened(self, queries: Embeddings) -> Embeddings:
+        """Features of queries, whitened if those of the database are."""
+        return self.whitening(queries) if self.whitening else queries
+
+
+class _Shared:
+    """The database by one model, for the queries of all.
+
+    Args:
+        benchmark: Holds the images.
+        against: The checkpoint of the model.
+        whiten: Images that it is whitened on.
+    """
+
+    def __init__(self, benchmark: Benchmark, against: str, whiten: Images | None) -> None:
+        (self._owner,) = candidates(against, baselines=False)
+        self._benchmark, self._whiten = benchmark, whiten
+        self._described: dict[str, _Database] = {}
+
+    def met_by(self, checkpoint: str) -> _Database:
+        """The database as a checkpoint's queries meet it; that of several, if they meet it alike, is described once."""
+        owner = beside(self._owner, checkpoint, self._benchmark.database_by.asked)
+        _benchmark_of(self._benchmark, owner, self._whiten)  # Refuses what cannot be, before anything is described.
+        key = f"{owner.projected} {owner.shown.weights_hash()}"
+        if key not in self._described:
+            database = _describe_database(self._benchmark, owner, self._whiten, {})
+            note = PROJECTED_QUERIES if owner.projected else ASYMMETRIC
+            self._described[key] = database._replace(warnings=(note, *database.warnings))
+        return self._described[key]
 
 
 def run_retrieval(
@@ -69,31 +105,27 @@ def run_retrieval(
         The figures in the order of the table, and the files written.
 
     Raises:
-        UserError: A checkpoint, the images or the output cannot be used, or the widths of two models differ.
+        UserError: A checkpoint, the images or the output cannot be used, or the widths of two models differ and no
+            projector leads from one to the other.
     """
     files = ResultFiles(f"retrieval_{benchmark.kind}", output)
-    shared = _describe_database(benchmark, _filler(against), whiten, {}) if against else None
-    notes = (*benchmark.warnings, ASYMMETRIC) if shared else benchmark.warnings
-    changes = [name for name, applies in (("asymmetric", shared), ("whitened", whiten)) if applies]
-    preset = replace(benchmark.preset, name="-".join([benchmark.preset.name, *changes]))
+    described = _Shared(benchmark, against, whiten) if against else None
+    changes = [name for name, applies in (("asymmetric", against), ("whitened", whiten)) if applies]
     measured: list[Measured[Figures]] = []
     for checkpoint in checkpoints:
-        for subject in subjects(checkpoint, baselines=baselines):
-            if subject.role == RAW_PIXELS and (shared or not benchmark.pixels):
-                continue
+        shared = described.met_by(checkpoint) if described else None
+        for subject in _askers(benchmark, checkpoint, shared, baselines):
             start = time.monotonic()
-            rows = benchmark.queries_by.rows(subject, list(benchmark.queries.values()))
-            known = dict(zip(map(id, benchmark.queries.values()), rows, strict=True))
-            database = shared or _describe_database(benchmark, subject, whiten, known)
-            try:
-                figures = benchmark.measure([_in_space_of(database, subject, each) for each in rows], database.rows)
-            except DataError as error:
-                raise DataError(f"{subject.role} ({subject.source}): {error}") from None
-            figures = replace(figures, warnings=(*notes, *figures.warnings, *database.warnings))
+            chosen = _benchmark_of(benchmark, subject, whiten)
+            rows = chosen.queries_by.rows(subject, list(chosen.queries.values()))
+            known = dict(zip(map(id, chosen.queries.values()), rows, strict=True))
+            database = shared or _describe_database(chosen, subject, whiten, known)
+            figures = _measure(chosen, checkpoint, subject, rows, database)
             measured.append(Measured(subject.role, checkpoint, subject.backbone.num_parameters, figures))
-            record = _record(benchmark, subject, database, rows[0], whiten)
+            record = _record(chosen, subject, database, rows[0], whiten)
             record = replace(record, wall_s=round(time.monotonic() - start, 3))
             metrics = {name: Metric(each.value, each.n, (each.low, each.high)) for name, each in figures.shares.items()}
+            preset = replace(chosen.preset, name="-".join([chosen.preset.name, *changes]))
             files.add(checkpoint, record, [Entry(preset, metrics, figures.warnings)])
     return measured, files.write()
 
@@ -112,9 +144,32 @@ def show_retrieval(console: Console, benchmark: Benchmark, measured: Sequence[Me
         tables.show_kept(console, measured, [each.figures.shares[name] for each in measured], what)
 
 
-def _filler(against: str) -> Subject:
-    (subject,) = candidates(against, baselines=False)
-    return subject
+def _askers(benchmark: Benchmark, checkpoint: str, shared: _Database | None, baselines: bool) -> Iterator[Subject]:
+    """Who describes the queries: as the database is, or as is asked for, or by the codes that its run trained."""
+    for each in subjects(checkpoint, baselines=baselines):
+        if each.role == RAW_PIXELS and (shared or not benchmark.pixels):
+            continue
+        subject = in_space_of(shared.subject, each) if shared else benchmark.queries_by.extraction.of(each)
+        if subject is None:
+            continue
+        has_codes = benchmark.of_codes and subject.codes and benchmark.queries_by.asked == POOLED
+        yield subject.through_projector() if has_codes and not shared else subject
+
+
+def _benchmark_of(benchmark: Benchmark, subject: Subject, whiten: Images | None) -> Benchmark:
+    """The benchmark of a model, which may have codes of its own.
+
+    Raises:
+        UserError: They would be whitened.
+    """
+    if benchmark.of_codes is None or not (subject.projected and subject.codes):
+        return benchmark
+    if whiten:
+        raise UserError(
+            f"retrieval {benchmark.kind}: the codes of {subject.source} are those of its run's hash head, which took "
+            "features as they are; leave --whiten out"
+        )
+    return benchmark.of_codes
 
 
 def _describe_database(
@@ -134,19 +189,21 @@ def _describe_database(
     return _Database(subject, whitening(rows), rows.shape[1], whitening, (*warnings, *whitening.warnings))
 
 
-def _in_space_of(database: _Database, subject: Subject, rows: Embeddings) -> Embeddings:
-    """Bring features of queries into the space of the database.
-
-    The place for a student's projection head, once a run exports it; without one, spaces of equal width are taken as
-    one, and others have nothing to compare.
-    """
-    if rows.shape[1] != database.width:
+def _measure(
+    benchmark: Benchmark, checkpoint: str, subject: Subject, rows: Sequence[Embeddings], database: _Database
+) -> Figures:
+    """Ask the database for what is like a model's features of the queries, set by set."""
+    if rows[0].shape[1] != database.width:
         raise UserError(
-            f"retrieval: the features of {subject.role} ({subject.source}) are {rows.shape[1]} wide, but those of the "
-            f"database by {database.subject.source} are {database.width} wide; --against needs models of one width, as "
-            "runs do not export the projection head between two"
+            f"retrieval: the features of {subject.role} ({subject.source}) are {rows[0].shape[1]} wide, but those of "
+            f"the database by {database.subject.source} are {database.width} wide; --against needs models of one "
+            f"width, and {why_as_they_are(database.subject, checkpoint, benchmark.queries_by.asked)}"
         )
-    return database.whitening(rows) if database.whitening else rows
+    try:
+        figures = benchmark.measure([database.whitened(each) for each in rows], database.rows)
+    except DataError as error:
+        raise DataError(f"{subject.role} ({subject.source}): {error}") from None
+    return replace(figures, warnings=(*benchmark.warnings, *figures.warnings, *database.warnings))
 
 
 def _record(

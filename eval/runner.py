@@ -179,7 +179,7 @@ def record_of(
     size_px, crop_pct = extraction.view_of(subject)
     return Result(
         task=task,
-        model=subject.facts(),
+        model=extraction.of(subject).facts(),
         data={**data, "size_px": size_px, "crop_pct": crop_pct},
         features={
             "dtype": str(stored_dtype(features)),

@@ -38,7 +38,8 @@ def knn(
     bank_ckpt: Annotated[
         str | None,
         typer.Option(
-            help="Whose features the bank holds: `teacher`, the run's own, or as --ckpt; of the same width.",
+            help="Whose features the bank holds: `teacher`, the run's own, or as --ckpt; of the same width, or "
+            "where the run's projector leads.",
             show_default="each model's own",
         ),
     ] = None,

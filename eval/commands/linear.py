@@ -39,6 +39,7 @@ def linear(
         list[float] | None,
         typer.Option(min=0, help="Learning rate, before scaling; repeatable.", show_default="the preset's"),
     ] = None,
+    features: options.OtherKind = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue what was interrupted, from its last epoch; else begin anew.")
     ] = False,
@@ -59,8 +60,16 @@ def linear(
     from ukd.eval import run_linear
     from ukd.eval.linear.presets import choose_presets
 
+    if features:
+        options.check_kind(features)
     presets = choose_presets(
-        preset or ["cached-sgd"], cached=cached, epochs=epochs, steps=steps, batch_size=global_batch, lrs=lr or []
+        preset or ["cached-sgd"],
+        cached=cached,
+        epochs=epochs,
+        steps=steps,
+        batch_size=global_batch,
+        lrs=lr or [],
+        features=features,
     )
     with session(device):
         measured, files = run_linear.run_linear(

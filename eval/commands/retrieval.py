@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 Against = Annotated[
     str | None,
     typer.Option(
-        help="The model that describes the database, as --ckpt names models, which then describe the queries alone.",
+        help="The model that describes the database, as --ckpt names models, which then describe the queries alone; "
+        "a student whose run has a projector towards it does so through that.",
         show_default="each its own",
     ),
 ]
@@ -87,7 +88,11 @@ def retrieval_hash(
     output: options.Output = None,
     baselines: options.Baselines = True,
 ) -> None:
-    """Find images of the same class by Hamming distance of sign codes, a bit a dimension; three denominators."""
+    """Find images of the same class by Hamming distance of codes; three denominators.
+
+    Codes are those of the hash head that the run trained (objective hash), or
+    else the signs of features, a bit a dimension.
+    """
     from ukd.eval.retrieval import benchmarks, hashing, sources
 
     sets = sources.between_sets("hash", ckpt, queries, database, root, download)

@@ -38,7 +38,8 @@ class Preset(NamedPreset):
         init_std: standard deviation of the first weights, the bias being zero; None for torch's own first values.
         features: `pooled`; `dino`: of models with a class token that of the last 4 blocks, where wider than 384 that
             of the last one and the mean over patches; `dinov2`: those of the last block and of the last 4, each with
-            and without the mean over patches, heads of their own. Models without a class token have `pooled`.
+            and without the mean over patches, heads of their own. Models without a class token have `pooled` in place
+            of these two. No preset has any other kind, which is then that of all heads.
         norm: `l2_standardised`: to length 1, then by mean and variance of the evaluation views of all training images.
         every_epoch: the best head is looked for after every epoch; else after the last only.
         heldout_share: share of each class held out to choose epoch and head.
@@ -57,7 +58,7 @@ class Preset(NamedPreset):
     milestones: tuple[float, ...] = ()
     momentum: float = 0.9
     init_std: float | None = 0.01
-    features: Literal["pooled", "dino", "dinov2"] = "pooled"
+    features: str = "pooled"
     norm: Literal["none", "l2_standardised"] = "none"
     every_epoch: bool = True
     heldout_share: float = 0.1
@@ -140,6 +141,7 @@ def choose_presets(
     steps: int | None = None,
     batch_size: int | None = None,
     lrs: Sequence[float] = (),
+    features: str | None = None,
 ) -> list[Preset]:
     """Look presets up; what is changed makes a preset of another name.
 
@@ -150,6 +152,7 @@ def choose_presets(
         steps: Steps in all.
         batch_size: Images in a step, over all processes.
         lrs: Other learning rates, a head each, to be scaled as the preset's own.
+        features: Another kind of features, in place of the preset's own choice.
 
     Raises:
         UserError: No such preset.
@@ -166,6 +169,7 @@ def choose_presets(
             batch_size=batch_size or preset.batch_size,
             lrs=tuple(lrs) or preset.lrs,
             vit_lrs=None if lrs else preset.vit_lrs,
+            features=features or preset.features,
         )
         chosen.append(changed)
     return chosen

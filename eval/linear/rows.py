@@ -17,7 +17,7 @@ from ukd.backbones import Backbone
 from ukd.data import Images
 from ukd.errors import DataError, UserError
 from ukd.eval.linear.presets import Preset
-from ukd.kinds import POOLED, embed_views, width_of
+from ukd.kinds import KINDS, POOLED, embed_views, width_of
 from ukd.loading import TrainingViews, loader
 from ukd.rng import Purpose, stream
 from ukd.samplers import BatchOrder, RankBatches
@@ -44,7 +44,11 @@ class Layout(NamedTuple):
 
 
 def layout_of(backbone: Backbone, preset: Preset, size_px: int) -> Layout:
-    """Choose what a preset's heads look at, as far as the model has it: see `Preset.features`."""
+    """Choose what a preset's heads look at, as far as the model has it: see `Preset.features`.
+
+    Raises:
+        UserError: A kind that the preset names is not there.
+    """
     dim = _width(backbone, "cls", size_px)
     last4 = _width(backbone, "last4+avg", size_px) is not None
     if dim is not None and preset.features == "dinov2" and last4:
@@ -54,7 +58,8 @@ def layout_of(backbone: Backbone, preset: Preset, size_px: int) -> Layout:
     if dim is not None and preset.features == "dino":
         kind = "last4" if last4 and dim <= SMALL_VIT_DIM else "cls+avg"
         return Layout(kind, {kind: slice(0, (4 if kind == "last4" else 2) * dim)}, class_token=True)
-    return Layout(POOLED, {POOLED: slice(0, backbone.dim)}, class_token=dim is not None)
+    kind = preset.features if preset.features in KINDS else POOLED
+    return Layout(kind, {kind: slice(0, width_of(backbone, kind, size_px))}, class_token=dim is not None)
 
 
 def _width(backbone: Backbone, kind: str, size_px: int) -> int | None:

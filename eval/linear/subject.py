@@ -11,7 +11,7 @@ import torch
 from ukd.blocks import Embeddings
 from ukd.data import Subset
 from ukd.errors import TrainingError
-from ukd.eval.extraction import Extraction
+from ukd.eval.extraction import PROJECTED, Extraction
 from ukd.eval.labelled import LabelledSet
 from ukd.eval.linear.choice import LinearResult
 from ukd.eval.linear.presets import PRESETS, Preset
@@ -65,7 +65,8 @@ def probe_subject(
         DataError: The labels do not serve, an image cannot be read, or features are NaN or infinite.
         TrainingError: Every head diverged, or the model is not what it was before.
     """
-    weights = subject.backbone.weights_hash()
+    subject = replace(extraction, kind=preset.features).of(subject)
+    weights = subject.shown.weights_hash()
     material = _prepare(subject, train, test, preset, extraction, seed)
     place = None
     if preset.views == "random":  # Of cached features a probe takes seconds to minutes, and is begun anew.
@@ -77,14 +78,15 @@ def probe_subject(
         advance(state["step"] * preset.batch_size if state else 0)
         save = place.save if place else None
         result = probe(material.batches, material.sets, preset, seed=seed, state=state, save=save, advance=advance)
-    if subject.backbone.weights_hash() != weights:
+    if subject.shown.weights_hash() != weights:
         raise TrainingError(
             f"linear: the weights or batch statistics of {subject.role} ({subject.source}) changed while heads were "
             "trained on them, so the figures are those of no model; it must be frozen and in evaluation mode"
         )
     notes = _notes(preset, material.layout, subject, train)
     result = replace(result, warnings=(*notes, *result.warnings))
-    return Probed(result, material.test_rows, replace(extraction, kind=material.layout.kind))
+    kind = PROJECTED if subject.projected else material.layout.kind
+    return Probed(result, material.test_rows, replace(extraction, kind=kind))
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ def _prepare(
     check_classes("linear", train.labels, test.labels, train.images.class_names)
     heldout = stratified_holdout("linear", train.labels, preset.heldout_share, seed)
     device, (size_px, _) = extraction.device, extraction.view_of(subject)
-    layout = layout_of(subject.backbone.to(device), preset, size_px)
+    layout = layout_of(subject.shown.to(device), preset, size_px)
     # All training images in the evaluation view are needed only where heads or their normalisation learn from them.
     whole = preset.views == "centre" or preset.norm == "l2_standardised"
     shown = train.images if whole else Subset(train.images, np.flatnonzero(heldout))
@@ -127,7 +129,7 @@ def _prepare(
         cached = CachedBatches(near(rows, device), preset.batch_size, seed, device, standardise)
         return _Material(cached, sets, layout, test_rows)
     views = ViewBatches(
-        backbone=subject.backbone,
+        backbone=subject.shown,
         kind=layout.kind,
         images=train.images,
         size_px=size_px,
@@ -154,7 +156,7 @@ def _notes(preset: Preset, layout: Layout, subject: Subject, train: LabelledSet)
             f"{preset.name}: a step of {preset.batch_size} images passes over the {len(train.labels)} training images "
             "more than once"
         )
-    if preset.features != "pooled" and layout.kind == POOLED:
+    if preset.features in ("dino", "dinov2") and layout.kind == POOLED:
         yield (
             f"{preset.name}: {subject.backbone.info.arch} has no class token in its last blocks: heads look at its "
             "pooled features alone"

@@ -10,7 +10,7 @@ import numpy as np
 
 from ukd.blocks import Embeddings
 from ukd.data import Images
-from ukd.eval.extraction import Extraction, refuse_broken
+from ukd.eval.extraction import PROJECTED, Extraction, refuse_broken
 from ukd.eval.features import cached_features
 from ukd.eval.models import Subject
 from ukd.eval.retrieval.views import WholeImages, WholeView, any_size
@@ -24,6 +24,10 @@ class Describer(Protocol):
     @property
     def extraction(self) -> Extraction:
         """Device, batches and cache."""
+
+    @property
+    def asked(self) -> str:
+        """The kind of features that is asked for, whatever a subject has."""
 
     def rows(self, subject: Subject, sets: Sequence[Images]) -> list[Embeddings]:
         """Extract features, float32 [n, D] for each set."""
@@ -47,6 +51,11 @@ class SquareViews:
 
     extraction: Extraction
     scales: tuple[float, ...] | None = None
+
+    @property
+    def asked(self) -> str:
+        """The kind of features that is asked for, whatever a subject has."""
+        return self.extraction.kind
 
     def rows(self, subject: Subject, sets: Sequence[Images]) -> list[Embeddings]:
         """Extract features, float32 [n, D] for each set."""
@@ -77,6 +86,11 @@ class WholeViews:
     extraction: Extraction
     whole: WholeView
 
+    @property
+    def asked(self) -> str:
+        """The kind of features that is asked for, whatever a subject has."""
+        return self.whole.kind
+
     def rows(self, subject: Subject, sets: Sequence[Images]) -> list[Embeddings]:
         """Extract features, float32 [n, D] for each set.
 
@@ -84,7 +98,7 @@ class WholeViews:
             DataError: An image cannot be read, or its features are NaN or infinite.
             WeightsError: The model takes one size only.
         """
-        how, backbone = self.extraction, any_size(subject.backbone).to(self.extraction.device)
+        how, backbone = self.extraction, any_size(subject.shown).to(self.extraction.device)
         with progress(subject.role, sum(map(len, sets))) as advance:
             extracted = [
                 cached_features(
@@ -113,4 +127,4 @@ class WholeViews:
 
     def kind(self, subject: Subject) -> str:
         """What a row of features consists of."""
-        return self.whole.kind
+        return PROJECTED if subject.projected else self.asked

@@ -34,7 +34,7 @@ class Preset(NamedPreset):
 
     Attributes:
         ks: Numbers of images; papers take 1000 for CIFAR-10 and ImageNet-100, 5000 for NUS-WIDE and MS-COCO.
-        coder: `sign`, the only one: a bit a dimension, `SignCoder`.
+        coder: `sign`, a bit a dimension, `SignCoder`; `head`, the bits of the run's own hash head, `HeadCoder`.
     """
 
     ks: tuple[int, ...]
@@ -67,6 +67,21 @@ class SignCoder:
     def codes(self, features: Floats) -> Codes:
         """Turn features [n, D] into codes of D bits; a dimension at its mean gives 0."""
         return np.packbits(features > self._mean, axis=1)
+
+
+class HeadCoder:
+    """The coder of features that come out of a hash head: a bit is 1 where a number is at least 0.
+
+    Args:
+        bits: Width of the features.
+    """
+
+    def __init__(self, bits: int) -> None:
+        self.bits = bits
+
+    def codes(self, features: Floats) -> Codes:
+        """Turn features [n, bits] into their codes."""
+        return np.packbits(features >= 0, axis=1)
 
 
 def evaluate(
