@@ -138,6 +138,15 @@ def test_plain_torch_reads_it(tmp_path: Path) -> None:
         assert torch.equal(plainly(tmp_path, "teacher")(teacher), found.teacher(teacher))
 
 
+def test_batch_norm_of_the_global_batch_is_written_as_plain_batch_norm(tmp_path: Path) -> None:
+    objective = trained("cosine")
+    student = torch.randn(5, 6)
+    expected = objective.head(student)  # type: ignore[operator]
+    spread = nn.SyncBatchNorm.convert_sync_batchnorm(objective)
+    found = exported(tmp_path, spread.projector())
+    assert torch.equal(found.student(student), expected)
+
+
 def test_layers_do_what_they_say() -> None:
     rows = torch.tensor([[3.0, 4.0], [0.0, 0.0], [3e-12, 4e-12]])
     unit = to_unit_length(2)(rows)
