@@ -63,11 +63,10 @@ def run_in_bank(
             start = time.monotonic()
             (queries,) = extraction.features(subject, [test.images])
             if queries.shape[1] != bank.shape[1]:
-                raise UserError(
-                    f"{task.name}: {subject.role} ({subject.source}) gives features {queries.shape[1]} wide but the "
-                    f"bank of {owner.source} is {bank.shape[1]} wide; both must be of one width, and "
-                    f"{why_as_they_are(owner, checkpoint, extraction.kind)}"
-                )
+                widths = f"features {queries.shape[1]} wide but the bank of {owner.source} is {bank.shape[1]} wide"
+                why = why_as_they_are(owner, checkpoint, extraction.kind)
+                given = f"{task.name}: {subject.role} ({subject.source}) gives {widths}"
+                raise UserError(f"{given}; both must be of one width, and {why}")
             names = train.images.class_names
             try:
                 figures = task.measure(Rows(bank, train.labels, names), Rows(queries, test.labels, names))

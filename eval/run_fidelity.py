@@ -73,9 +73,7 @@ def run_fidelity(
     measured: list[Measured[Figures]] = []
     files = ResultFiles("fidelity", output)
     for checkpoint in checkpoints:
-        teacher = _teacher(checkpoint, against)
-        if extraction.kind == PROJECTED:
-            teacher = beside(teacher, checkpoint, PROJECTED)
+        teacher = _teacher(checkpoint, against, extraction.kind)
         (rows,) = extraction.features(teacher, [shown])
         teacher_space = space_of(rows, preset)
         for subject in candidates(checkpoint, baselines=baselines):
@@ -126,14 +124,15 @@ def show_fidelity(console: Console, measured: Sequence[Measured[Figures]]) -> No
     tables.show_notes(console, (note for each in measured for note in each.figures.fidelity.warnings))
 
 
-def _teacher(checkpoint: str, against: str | None) -> Subject:
+def _teacher(checkpoint: str, against: str | None, kind: str) -> Subject:
     if against is None:
         teacher = teacher_of(checkpoint)
         if teacher is None:
             raise UserError(f"fidelity: {checkpoint} names no teacher; give --against")
-        return teacher
-    (subject,) = candidates(against, baselines=False)
-    return replace(subject, role="teacher")
+    else:
+        (subject,) = candidates(against, baselines=False)
+        teacher = replace(subject, role="teacher")
+    return beside(teacher, checkpoint, kind) if kind == PROJECTED else teacher
 
 
 def _metrics(fidelity: Fidelity) -> Iterator[tuple[str, Metric]]:
