@@ -12,10 +12,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from tests.jobs.descendants import none_left
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun")
-PATIENCE_S = 240.0
-"""How long something may take on a busy machine before a test gives up."""
+PATIENCE_S = 600.0
+"""How long something may take on a machine that has other things to do, before a test gives up."""
 CONFIGURATION = """
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
@@ -24,16 +27,26 @@ SlurmdPort={ports[1]}
 SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/munge
-# A requeued job starts again once its credential of so many seconds has expired; 120 is the default.
-AuthInfo=socket={folder}/munge.socket,cred_expire=5
+AuthInfo=socket={folder}/munge.socket
 SlurmctldPidFile={folder}/slurmctld.pid
 SlurmdPidFile={folder}/slurmd.pid
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdLogFile={folder}/slurmd.log
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/none
 SchedulerParameters=sched_interval=1,sched_min_interval=0,batch_sched_delay=0
+# Processes meet at a port that follows from the job's number; those of another cluster here shall meet elsewhere.
+FirstJobId={ports[0]}
+# Where the cores are busy, starting and stopping take longer than Slurm would wait before it calls them failed.
+MessageTimeout=60
+TCPTimeout=30
+BatchStartTimeout=300
+KillWait=300
+UnkillableStepTimeout=600
+SlurmdTimeout=0
 # More cores than the machine may have, as a job that waited for one would keep the tests waiting.
 SlurmdParameters=config_overrides
 NodeName=localhost NodeHostname={host} NodeAddr=127.0.0.1 CPUs=4
@@ -51,7 +64,7 @@ def wait_until(happened: Callable[[], bool], what: str) -> None:
     end = time.monotonic() + PATIENCE_S
     while not happened():
         assert time.monotonic() < end, f"waited {PATIENCE_S:.0f} s for {what}"
-        time.sleep(0.1)
+        time.sleep(0.25)
 
 
 def ask(*command: str) -> str:
@@ -60,37 +73,31 @@ def ask(*command: str) -> str:
 
 
 @contextmanager
-def cluster(folder: Path) -> Iterator[Path]:
-    """Runs a cluster in a folder for the time of a `with` block; yields its slurm.conf, for SLURM_CONF."""
-    for name in ("state", "spool"):
-        (folder / name).mkdir()
-    configuration = folder / "slurm.conf"
-    names = {"folder": folder, "user": getpass.getuser(), "host": socket.gethostname().partition(".")[0]}
-    configuration.write_text(CONFIGURATION.format(ports=_free_ports(2), **names))
-    environment = {**os.environ, "SLURM_CONF": str(configuration), "PATH": _path()}
-    with ExitStack() as running:
-        running.enter_context(_daemon(_munged(folder), environment))
+def cluster() -> Iterator[Path]:
+    """Runs a cluster for the time of a `with` block, after which nothing is left of it, whatever has happened.
+
+    Yields:
+        Its slurm.conf, for SLURM_CONF; the logs of its daemons lie beside it.
+    """
+    with TemporaryDirectory(prefix="slurm-") as name, none_left():
+        folder = Path(name)
+        configuration = folder / "slurm.conf"
+        names = {"folder": folder, "user": getpass.getuser(), "host": socket.gethostname().partition(".")[0]}
+        configuration.write_text(CONFIGURATION.format(ports=_free_ports(2), **names))
+        for part in ("state", "spool"):
+            (folder / part).mkdir()
+        environment = {**os.environ, "SLURM_CONF": str(configuration), "PATH": _path()}
+        _start(_munged(folder), environment)
         wait_until((folder / "munge.socket").exists, "munged")
-        running.enter_context(_daemon(["slurmctld", "-D"], environment))
-        running.enter_context(_daemon(["slurmd", "-D", "-N", "localhost"], environment))
+        _start(["slurmctld", "-D"], environment)
+        _start(["slurmd", "-D", "-N", "localhost"], environment)
         wait_until(lambda: _output(["sinfo", "--noheader", "--format=%T"], environment) == "idle", "Slurm")
         yield configuration
-        _output(["scancel", "--me"], environment)
-        wait_until(lambda: not _output(["squeue", "--noheader"], environment), "the jobs to end")
 
 
-@contextmanager
-def _daemon(command: list[str], environment: dict[str, str]) -> Iterator[None]:
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
-    try:
-        yield
-    finally:
-        process.terminate()
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+def _start(daemon: list[str], environment: dict[str, str]) -> None:
+    # In a session of its own, as a Ctrl-C is for the tests alone: they stop it.
+    subprocess.Popen(daemon, env=environment, stderr=subprocess.DEVNULL, start_new_session=True)
 
 
 def _munged(folder: Path) -> list[str]:

@@ -138,7 +138,8 @@ def test_a_command_that_slurm_has_told_already_still_saves() -> None:
 
 def test_a_command_that_does_not_stop_is_killed_in_time_to_requeue(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "GRACE_S", 0.2)
-    deaf = "trap '' TERM INT; until [ -e go ]; do sleep 0.02; done; kill -USR2 $PPID; while true; do sleep 0.02; done"
+    until_alone = "while kill -0 $PPID; do sleep 0.02; done"
+    deaf = f"trap '' TERM INT; until [ -e go ]; do sleep 0.02; done; kill -USR2 $PPID; {until_alone}"
     command = in_job("sh", "-c", deaf)
     with pytest.raises(Requeued):
         command()
@@ -161,8 +162,31 @@ def test_the_other_processes_wait_for_the_first_to_requeue(monkeypatch: pytest.M
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
+def test_a_process_that_slurm_ends_does_not_outlast_the_requeued_job(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "STOP_BEFORE_END_S", 0)
+    program("squeue", "kill -TERM $PPID; echo RUNNING")  # The first process has requeued the job meanwhile.
+    process = os.fork()
+    if process == 0:
+        try:
+            in_job("sh", "-c", "exit 143")()
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -signal.SIGTERM
+
+
+def test_slurm_is_asked_again_where_it_is_too_busy_to_answer(program: Program) -> None:
+    program("squeue", "[ -e asked ] && echo RUNNING && exit; touch asked; exit 1")
+    with pytest.raises(Requeued):
+        training("SIGTERM")()
+
+
 @pytest.mark.parametrize("squeue", ["echo COMPLETING", "echo slurm_load_jobs error >&2; exit 1"])
-def test_a_job_that_was_cancelled_is_not_requeued(squeue: str, program: Program) -> None:
+def test_a_job_that_was_cancelled_is_not_requeued(
+    squeue: str, program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "GRACE_S", 0)
     program("squeue", squeue)
     with pytest.raises(SystemExit) as stopped:
         training("SIGTERM")()

@@ -53,11 +53,13 @@ class Command:
         child = subprocess.Popen([*_SHIELD, *argv])
         self._pid = child.pid
         status = child.wait()
-        if status in _STOPPED and _state() == "RUNNING":
-            os.kill(os.getpid(), REQUEUE_SIGNAL)  # submitit requeues in the first process, and does not return.
-            # The others wait for their end: one that failed now would end the first before it has requeued.
+        if status in _STOPPED:
+            # submitit's handler would outlast the signal with which Slurm ends all processes of a requeued job.
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            time.sleep(STOP_BEFORE_END_S)
+            if _state(patience_s=GRACE_S) == "RUNNING":
+                os.kill(os.getpid(), REQUEUE_SIGNAL)  # submitit requeues in the first process, and does not return.
+                # The others wait for their end: one that failed now would end the first before it has requeued.
+                time.sleep(STOP_BEFORE_END_S)
         if status:
             raise SystemExit(status if status > 0 else 128 - status)
 
@@ -89,11 +91,18 @@ class Command:
             time.sleep(0.1)
 
 
-def _state() -> str:
+def _state(patience_s: float = 0.0) -> str:
     """The job's state: one that is preempted still runs, one that was cancelled or requeued is completing.
 
-    Empty where Slurm does not answer.
+    Empty where Slurm does not answer, which it may be too busy to do while it preempts many jobs.
+
+    Args:
+        patience_s: How long Slurm is asked again.
     """
-    job = os.environ["SLURM_JOB_ID"]
-    state = subprocess.run(["squeue", "--noheader", "--jobs", job, "--format=%T"], capture_output=True, text=True)
-    return state.stdout.strip()
+    question = ["squeue", "--noheader", "--jobs", os.environ["SLURM_JOB_ID"], "--format=%T"]
+    deadline = time.monotonic() + patience_s
+    while True:
+        answer = subprocess.run(question, capture_output=True, text=True)
+        if answer.returncode == 0 or time.monotonic() > deadline:
+            return answer.stdout.strip()
+        time.sleep(1)
