@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -151,6 +152,18 @@ def headlines(models: Sequence[Model]) -> list[Column]:
             wanted = [named[name] for name in HEADLINES.get(protocol.task, ()) if name in named]
             chosen += wanted[:1] or columns[:1]
     return chosen
+
+
+def titles(columns: Sequence[Column]) -> list[str]:
+    """Title the columns of one table; alike ones also say of which images, in which view and by which settings."""
+    found = [column.title for column in columns]
+    for telling in ("shown_on", "view", "preset_hash", "images"):
+        times = Counter(found)
+        for number, column in enumerate(columns):
+            if times[found[number]] > 1:
+                told = getattr(column.protocol, telling)
+                found[number] += " · " + (told if isinstance(told, str) else ", ".join(map(str, told)))
+    return found
 
 
 def _columns(result: Result) -> Iterator[tuple[Column, Metric]]:

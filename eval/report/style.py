@@ -14,20 +14,24 @@ h1 { font-size: 26px; line-height: 1.2; margin: 8px 0; } h2 { font-size: 20px; m
 h3 { font-size: 16px; margin: 20px 0 6px; } p { max-width: 78ch; margin: 6px 0; }
 small, .soft { color: var(--soft); font-size: 13px; } code { font: 13px/1.5 ui-monospace, monospace; }
 p.missing { padding: 8px 12px; background: var(--tint); border-left: 3px solid var(--c1); max-width: none; }
-.wide { overflow-x: auto; }
+.wide { overflow-x: auto; background: linear-gradient(var(--paper), var(--paper)) right / 24px 100% no-repeat local,
+  linear-gradient(to left, var(--rule), transparent) right / 16px 100% no-repeat scroll; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: 6px 12px 6px 0; border-bottom: 1px solid var(--rule); text-align: right; vertical-align: top;
   font-weight: normal; }
 th:first-child { text-align: left; } th small, td small, thead span { display: block; }
 table.models { width: 100%; overflow-wrap: normal; }
 table.models tbody th { overflow-wrap: anywhere; min-width: 150px; }
+table.models td span { white-space: nowrap; } table.models td small { white-space: normal; }
+table.models thead span { overflow-wrap: anywhere; min-width: 84px; }
 table.figures { overflow-wrap: normal; } table.figures thead small { min-width: 110px; overflow-wrap: anywhere; }
 thead th { color: var(--soft); font-size: 13px; vertical-align: bottom; line-height: 1.35; }
 tr.student { background: var(--tint); } td.none { color: var(--soft); }
 .charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 330px), 1fr)); gap: 16px 24px; }
 figure { margin: 8px 0; } figcaption { font-size: 14px; margin-bottom: 4px; }
 svg { display: block; width: 100%; max-width: 440px; height: auto; }
-svg text { font: 11px system-ui, sans-serif; fill: var(--soft); } svg text.name { fill: var(--ink); }
+svg text { font: 11px system-ui, sans-serif; fill: var(--soft); }
+svg text.name { fill: var(--ink); paint-order: stroke; stroke: var(--paper); stroke-width: 5px; }
 .grid { stroke: var(--rule); stroke-width: 1; fill: none; }
 .line { stroke: currentColor; fill: none; stroke-width: 1.8; }
 .dashed { color: var(--soft); stroke-dasharray: 5 4; stroke-width: 1.2; }
@@ -45,8 +49,8 @@ svg text { font: 11px system-ui, sans-serif; fill: var(--soft); } svg text.name 
 .grid-of img.shared { border-color: var(--shared); }
 img.whole { max-width: 100%; height: auto; display: block; }
 summary { cursor: pointer; padding: 6px 0; }
-dl { display: grid; grid-template-columns: minmax(100px, 210px) 1fr; margin: 4px 0 16px; }
-dt { color: var(--soft); font-size: 13px; } dd { margin: 0 0 6px; }
+dl { display: grid; grid-template-columns: minmax(100px, 250px) 1fr; margin: 4px 0 16px; }
+dt { color: var(--soft); font-size: 13px; } dt, dd { margin: 0 0 6px; }
 @media (max-width: 700px) {
   table.models thead { display: none; } table.models, table.models tbody, table.models tr, table.models th,
   table.models td { display: block; width: 100%; }
@@ -55,6 +59,7 @@ dt { color: var(--soft); font-size: 13px; } dd { margin: 0 0 6px; }
   table.models td { display: flex; justify-content: space-between; gap: 12px; border: 0; padding: 3px 0; }
   table.models td::before { content: attr(data-label); color: var(--soft); font-size: 13px; text-align: left; }
   table.models td.none { display: none; }
+  table.models td small { white-space: nowrap; } dt { margin: 0; }
   .grid-of, dl { grid-template-columns: 1fr; } .grid-of img { width: 52px; height: 52px; }
 }
 """ + "".join(f".c{number} {{ color: var(--c{number}); }}\n" for number in range(10))

@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Sequence
 
-from ukd.eval.report.figures import Cell, Column, Model
+from ukd.eval.report.figures import Cell, Column, Model, titles
 from ukd.eval.report.markup import Node, node
 from ukd.eval.results import Metric
 
@@ -18,20 +18,20 @@ CSV_HEAD = (
 
 def model_table(models: Sequence[Model], columns: Sequence[Column]) -> Node:
     """Lay out one row a model for the page; on a narrow screen every row becomes a card."""
-    titles = ["model", "parameters", *(column.title for column in columns)]
-    heads = (node("th", *_broken(title), scope="col") for title in titles)
+    names = titles(columns)
+    heads = (node("th", *_broken(name), scope="col") for name in ("model", "parameters", *names))
     rows = []
     for model in models:
         first = node("th", node("b", model.role), node("small", model.name), scope="row")
         count = node("td", count_of(model.num_parameters), data_label="parameters")
-        figures = (_table_cell(column, model.cells.get(column)) for column in columns)
+        figures = (_table_cell(name, each, model.cells.get(each)) for name, each in zip(names, columns, strict=True))
         rows.append(node("tr", first, count, *figures, class_="student" if model.role == "student" else None))
     return node("table", node("thead", node("tr", *heads)), node("tbody", *rows), class_="models")
 
 
 def markdown_table(models: Sequence[Model], columns: Sequence[Column]) -> str:
     """Lay the same table out as Markdown."""
-    heads = ["model", "role", "parameters", *(column.title for column in columns)]
+    heads = ["model", "role", "parameters", *titles(columns)]
     lines = [heads, ["---", "---", *["---:"] * (1 + len(columns))]]
     for model in models:
         figures = [" ".join(_texts(column, model.cells.get(column))) or "-" for column in columns]
@@ -71,13 +71,13 @@ def shown(column: Column, metric: Metric) -> str:
     return f"{scale * metric.value:{digits}}{half}"
 
 
-def _table_cell(column: Column, cell: Cell | None) -> Node:
+def _table_cell(title: str, column: Column, cell: Cell | None) -> Node:
     texts = _texts(column, cell)
     if not texts:
-        return node("td", "-", class_="none", data_label=column.title)
+        return node("td", "-", class_="none", data_label=title)
     value, *against = texts
     number = node("span", value, *(node("small", text) for text in against))
-    return node("td", number, data_label=column.title)
+    return node("td", number, data_label=title)
 
 
 def _texts(column: Column, cell: Cell | None) -> list[str]:
@@ -87,7 +87,7 @@ def _texts(column: Column, cell: Cell | None) -> list[str]:
     texts = [shown(column, cell.metric)]
     if cell.gap is not None and cell.kept is not None:
         gap = f"{100 * cell.gap:+.1f}" if column.is_share else f"{cell.gap:+.3g}"
-        texts.append(f"({gap.replace('-', '−')}, {100 * cell.kept:.1f} % kept)")
+        texts.append(f"({gap.replace('-', '−')}, {100 * cell.kept:.1f}\N{NO-BREAK SPACE}%\N{NO-BREAK SPACE}kept)")
     return texts
 
 

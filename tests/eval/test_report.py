@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import subprocess
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -16,6 +17,27 @@ from tests.eval.commands import run_cli, stored
 
 pytestmark = pytest.mark.usefixtures("surroundings")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome-headless-shell")
+WIDTHS_PX = [400, 1280]
+MEASURE = """
+onload = () => {
+  const across = (a, b) => a.left >= b.left - 1 && a.right <= b.right + 1
+  const within = (a, b) => across(a, b) && a.top >= b.top - 1 && a.bottom <= b.bottom + 1
+  const box = each => each.getBoundingClientRect()
+  for (const each of document.querySelectorAll("details")) each.open = true
+  const page = {left: 0, right: innerWidth}
+  const elements = [...document.body.querySelectorAll("*:not(.wide *)")]
+  const texts = [...document.querySelectorAll("svg text")]
+  parent.postMessage({
+    width: innerWidth,
+    title: document.title,
+    outside: elements.filter(each => !across(box(each), page)).map(each => each.outerHTML.slice(0, 80)),
+    cut: texts.filter(each => !within(box(each), box(each.ownerSVGElement))).map(each => each.textContent),
+    asked: performance.getEntriesByType("resource").map(each => each.name),
+  }, "*")
+}
+"""
+"""What is wider than the page outside of what scrolls, texts beyond their chart, and what the page has asked for."""
+COLLECT = "const told = []; onmessage = each => { told.push(each.data); document.title = JSON.stringify(told) }"
 CURVES = [{"step": step, "loss": 2.0 / step, "teacher_cosine": 0.5, "lr": 0.1} for step in (3, 6, 9)]
 
 
@@ -61,7 +83,7 @@ def test_a_run_is_shown_with_everything_that_is_known_of_it(trained: Path, monke
     top1 = {each["model"]["role"]: each["metrics"]["top1_k20"] for each in results if each["preset"] == "dino"}
     ours, theirs = top1["student"]["value"], top1["teacher"]["value"]
     half = 50 * (top1["student"]["ci"][1] - top1["student"]["ci"][0])
-    kept = f"({100 * (ours - theirs):+.1f}, {100 * ours / theirs:.1f} % kept)".replace("-", "−")
+    kept = f"({100 * (ours - theirs):+.1f}, {100 * ours / theirs:.1f}\xa0%\xa0kept)".replace("-", "−")
     assert f"{100 * ours:.1f} ±{half:.1f}" in page.texts["span"] and kept in page.texts["small"]
     assert "ad4d3ed44bcbe6f0" in " ".join(page.texts["dt"])  # Hash of kNN's preset `ukd`.
     shown = " ".join(page.texts["code"])
@@ -130,22 +152,28 @@ def test_what_cannot_be_reported_on_is_named(
     assert not (run / "report.html").exists()
 
 
-def test_the_page_fits_a_telephone(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_browser_shows_the_page_whole_on_a_desk_and_on_a_telephone(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
         pytest.skip(f"none of {', '.join(BROWSERS)} is on the PATH")
-    assert run_cli(["knn", "--ckpt", trained], monkeypatch) == 0
+    for task in ("knn", "fidelity"):
+        assert run_cli([task, "--ckpt", trained], monkeypatch) == 0
     assert run_cli(["report", trained], monkeypatch) == 0
-    told = "[document.title, document.documentElement.scrollWidth]"
-    tell = f"<script>onload = () => parent.postMessage({told}, '*')</script>"
+    page = (trained / "report.html").read_text()
+    (tmp_path / "page.html").write_text(page.replace("</body>", f"<script>{MEASURE}</script></body>"))
     # A browser's window has a least width; a frame has none.
-    (tmp_path / "page.html").write_text((trained / "report.html").read_text() + tell)
-    frame = "<script>onmessage = told => { document.title = told.data.join(' | ') }</script>"
-    frame += '<iframe src="page.html" width="400" height="800" style="border: 0"></iframe>'
-    (tmp_path / "frame.html").write_text(f"<!doctype html>{frame}")
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=5000", "--dump-dom"]
-    command = [browser, *flags, f"--user-data-dir={tmp_path / 'browser'}", (tmp_path / "frame.html").as_uri()]
-    shown = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
-    title = re.search(r"<title>ukd report: run \| (\d+)</title>", shown)
-    assert title, shown
-    assert 300 < int(title[1]) <= 400
+    frames = "".join(f'<iframe src="page.html" width="{width}" height="800"></iframe>' for width in WIDTHS_PX)
+    (tmp_path / "frames.html").write_text(f"<!doctype html><title></title><script>{COLLECT}</script>{frames}")
+    flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
+    flags += ["--virtual-time-budget=5000", f"--user-data-dir={tmp_path / 'browser'}", "--dump-dom"]
+    command = [browser, *flags, (tmp_path / "frames.html").as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+    told = re.search(r"<title>(.+)</title>", done.stdout)
+    assert told, done.stdout + done.stderr
+    seen = sorted(json.loads(unescape(told[1])), key=lambda each: each["width"])
+    assert [each["width"] for each in seen] == WIDTHS_PX
+    for each in seen:
+        assert each == {"width": each["width"], "title": "ukd report: run", "outside": [], "cut": [], "asked": []}
+    assert "CONSOLE" not in done.stderr, done.stderr

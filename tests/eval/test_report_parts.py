@@ -16,7 +16,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from ukd.eval.report import spaces
 from ukd.eval.report.charts import MAX_POINTS, line_chart, ticks
 from ukd.eval.report.collect import Run
-from ukd.eval.report.figures import headlines, models_of
+from ukd.eval.report.figures import headlines, models_of, titles
 from ukd.eval.report.markup import document, node
 from ukd.eval.report.pictures import SIDE_PX, data_uri
 from ukd.eval.report.tables import csv_table, markdown_table
@@ -78,13 +78,24 @@ def test_a_row_holds_figures_of_all_tasks_and_a_column_the_most_quoted_one() -> 
     assert len(rows) == 1 and csv_table(rows).count("\n") == 1 + 4
 
 
+def test_columns_of_one_title_tell_what_they_differ_in() -> None:
+    of = {name: result("student", "s", 0.5, images=name) for name in "ab"}
+    of["b"].data["test"]["name"] = "letters"  # type: ignore[index]
+    runs = [run("1", "t", of["a"], result("student", "s", 0.5, size_px=64)), run("2", "t", of["b"])]
+    assert titles(headlines(models_of(runs))) == [
+        "knn · dino · top1_k20 · digits · 32, 1.0, pooled",
+        "knn · dino · top1_k20 · digits · 64, 1.0, pooled",
+        "knn · dino · top1_k20 · letters",
+    ]
+
+
 def test_markdown_keeps_its_columns_whatever_models_are_called() -> None:
     rows = models_of([run("a|b", "t", result("teacher", "t", 0.8), result("student", "s", 0.6))])
     assert markdown_table(rows, headlines(rows)).splitlines() == [
         "| model | role | parameters | knn · dino · top1_k20 |",
         "| --- | --- | ---: | ---: |",
         r"| teacher\|t | teacher | 1.5 M | 80.0 ±2.0 |",
-        r"| a\|b | student | 1.5 M | 60.0 ±2.0 (−20.0, 75.0 % kept) |",
+        "| a\\|b | student | 1.5 M | 60.0 ±2.0 (−20.0, 75.0\xa0%\xa0kept) |",
     ]
 
 
