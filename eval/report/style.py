@@ -23,7 +23,7 @@ th:first-child { text-align: left; } th small, td small, thead span { display: b
 table.models { width: 100%; overflow-wrap: normal; }
 table.models tbody th { overflow-wrap: anywhere; min-width: 150px; }
 table.models td span { white-space: nowrap; } table.models td small { white-space: normal; }
-table.models thead span { overflow-wrap: anywhere; min-width: 84px; }
+table.models thead span:nth-child(n+4) { overflow-wrap: anywhere; min-width: 110px; }
 table.figures { overflow-wrap: normal; } table.figures thead small { min-width: 110px; overflow-wrap: anywhere; }
 thead th { color: var(--soft); font-size: 13px; vertical-align: bottom; line-height: 1.35; }
 tr.student { background: var(--tint); } td.none { color: var(--soft); }
@@ -57,7 +57,8 @@ dt { color: var(--soft); font-size: 13px; } dt, dd { margin: 0 0 6px; }
   table.models tr { padding: 8px 10px; margin: 8px 0; border: 1px solid var(--rule); border-radius: 6px; }
   table.models th { border: 0; padding: 0 0 4px; text-align: left; }
   table.models td { display: flex; justify-content: space-between; gap: 12px; border: 0; padding: 3px 0; }
-  table.models td::before { content: attr(data-label); color: var(--soft); font-size: 13px; text-align: left; }
+  table.models td::before { content: attr(data-label); color: var(--soft); font-size: 13px; text-align: left;
+    overflow-wrap: anywhere; }
   table.models td.none { display: none; }
   table.models td small { white-space: nowrap; } dt { margin: 0; }
   .grid-of, dl { grid-template-columns: 1fr; } .grid-of img { width: 52px; height: 52px; }
