@@ -3,14 +3,14 @@
 The objective and the certificate are those of `ukd.eval.logistic`: mean cross-entropy + |weights|^2 / (2 C n) on
 centred features of unit root mean square, the intercept free, two classes sharing one weight vector, as scikit-learn.
 L-BFGS alone would need thousands of steps on features of networks, whose columns are far from independent. So it works
-along the principal axes of the features, where the penalty is the same, and its first guess of the inverse Hessian is
-that at weights of zero: diagonal but for the classes.
+along the principal axes of the features, where the penalty is the same, its first guess of the inverse Hessian is
+that at weights of zero, diagonal but for the classes, and Newton's method finishes what it leaves.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ukd.data import Labels
-from ukd.eval.lbfgs import minimise
+from ukd.eval.descent import minimise
 from ukd.neighbours import Floats
 
 TILE_ENTRIES = 2**24
@@ -64,19 +64,44 @@ class Problem:
         """Objectives, fp64 [h], and gradients [h, P, D + 1] of some heads [h] at weights [h, P, D + 1]."""
         value = weight.new_zeros(len(heads), dtype=torch.float64)
         gradient = torch.zeros_like(weight)
-        tile = max(1, TILE_ENTRIES // (len(heads) * self.num_classes))
-        for rows, targets in zip(torch.split(self.rows, tile), torch.split(self.targets, tile), strict=True):
-            scores = (rows @ weight.flatten(0, 1).T).view(len(rows), len(heads), self.width)
-            if self.width == 1:
-                scores = torch.cat([torch.zeros_like(scores), scores], dim=2)
-            log_shares = scores.log_softmax(2)
+        for tile in self._tiles(len(heads)):
+            rows, targets = self.rows[tile], self.targets[tile]
+            log_shares = self._scores(rows, weight).log_softmax(2)
             place = targets[:, None, None].expand(-1, len(heads), 1)
             value -= log_shares.gather(2, place).double().sum((0, 2))
-            residual = log_shares.exp_().scatter_add_(2, place, -torch.ones_like(scores[..., :1]))
+            residual = log_shares.exp_().scatter_add_(2, place, -torch.ones_like(log_shares[..., :1]))
             gradient += (residual[..., -self.width :].flatten(1).T @ rows).view_as(gradient)
         penalty = self.penalty[heads]
         value = value / len(self.rows) + (weight.double().square() * penalty.double()).sum((1, 2)) / 2
         return value, gradient / len(self.rows) + penalty * weight
+
+    def hessian_diagonal(self, weight: Tensor, heads: Tensor) -> Tensor:
+        """Diagonals of the Hessians [h, P, D + 1] of some heads at weights [h, P, D + 1]."""
+        diagonal = torch.zeros_like(weight)
+        for tile in self._tiles(len(heads)):
+            shares = self._scores(self.rows[tile], weight).softmax(2)[..., -self.width :]
+            diagonal += ((shares - shares.square()).flatten(1).T @ self.rows[tile].square()).view_as(diagonal)
+        # Of a column of zeros, the intercept of classes that are told apart wholly, nothing but rounding is left.
+        return (diagonal / len(self.rows) + self.penalty[heads]).clamp(min=torch.finfo(weight.dtype).tiny)
+
+    def hessian_times(self, vector: Tensor, weight: Tensor, heads: Tensor) -> Tensor:
+        """Products [h, P, D + 1] of vectors of that shape with the Hessians of some heads at weights of that shape."""
+        product = torch.zeros_like(weight)
+        for tile in self._tiles(len(heads)):
+            shares = self._scores(self.rows[tile], weight).softmax(2)
+            change = self._scores(self.rows[tile], vector)
+            change = shares * (change - (shares * change).sum(2, keepdim=True))
+            product += (change[..., -self.width :].flatten(1).T @ self.rows[tile]).view_as(product)
+        return product / len(self.rows) + self.penalty[heads] * vector
+
+    def _tiles(self, num_heads: int) -> Iterator[slice]:
+        tile = max(1, TILE_ENTRIES // (num_heads * self.num_classes))
+        return (slice(start, start + tile) for start in range(0, len(self.rows), tile))
+
+    def _scores(self, rows: Tensor, weight: Tensor) -> Tensor:
+        """Scores [r, h, C] of rows [r, D + 1] by weights [h, P, D + 1]; of two classes, the first has 0."""
+        scores = (rows @ weight.flatten(0, 1).T).view(len(rows), len(weight), self.width)
+        return torch.cat([torch.zeros_like(scores), scores], dim=2) if self.width == 1 else scores
 
     def steepest(self, gradient: Tensor) -> Tensor:
         """Largest entry [h] of gradients [h, P, D + 1], along the features' own axes."""
@@ -97,12 +122,14 @@ class Head:
     def __init__(self, weight: npt.NDArray[np.float64], classes: Labels, grad_norm: float, num_iter: int) -> None:
         self.weight, self._classes, self._certificate = weight, classes, (grad_norm, num_iter)
 
+    def logits(self, features: Floats) -> npt.NDArray[np.float64]:
+        """Logarithms [n, C] of the classes' probabilities for images [n, D], each row but for a constant."""
+        scores: npt.NDArray[np.float64] = features @ self.weight[:, :-1].T + self.weight[:, -1]
+        return np.hstack([np.zeros_like(scores), scores]) if len(self._classes) == 2 else scores
+
     def correct(self, features: Floats, labels: Labels) -> npt.NDArray[np.bool_]:
         """Say of each image [n, D] whether its most probable class is its label [n]; ties go to the lowest."""
-        scores = features @ self.weight[:, :-1].T + self.weight[:, -1]
-        if len(self._classes) == 2:
-            scores = np.hstack([np.zeros_like(scores), scores])
-        right: npt.NDArray[np.bool_] = self._classes[scores.argmax(axis=1)] == labels
+        right: npt.NDArray[np.bool_] = self._classes[self.logits(features).argmax(axis=1)] == labels
         return right
 
     def certificate(self) -> tuple[float, int]:
@@ -150,6 +177,8 @@ def fit_all(
         reached = tol if dtype == torch.float64 else max(tol, SINGLE_TOL)
         found = minimise(problem.to(dtype), weight.to(dtype), tol=reached, max_iter=max_iter)
         weight, num_iter = found.weight.double(), num_iter + found.num_iter
+    if problem.width > 1:
+        weight[..., -1] -= weight[..., -1].mean(1, keepdim=True)  # What all classes share is arbitrary; here it is 0.
     own = weight[..., :-1] @ axes.T / scale
     plain = torch.cat([own, weight[..., -1:] - own @ mean[:, None]], dim=2).cpu().numpy()
     certificates = zip(found.grad_norm.tolist(), num_iter.tolist(), strict=True)

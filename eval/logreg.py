@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,9 +18,9 @@ import torch
 from ukd.data import Labels
 from ukd.errors import DataError
 from ukd.eval.intervals import Share, bootstrap, bootstrap_per_class
-from ukd.eval.logistic import LogisticFit, fit_warnings
-from ukd.eval.logistic_grid import Head, fit_all
+from ukd.eval.logistic import fit_warnings
 from ukd.eval.presets import NamedPreset
+from ukd.eval.solvers import fit_grid
 from ukd.eval.splits import check_classes, single_image_warning, stratified_holdout
 from ukd.neighbours import Floats
 
@@ -132,13 +133,13 @@ def evaluate(
     check_classes("logreg", train_labels, test_labels, class_names)
     heldout = stratified_holdout("logreg", train_labels, preset.heldout_share, seed)
     curve = []
-    fits = _fits(train[~heldout], train_labels[~heldout], preset.cs, preset, device)
-    for c, fit in zip(preset.cs, fits, strict=True):
+    fits = partial(fit_grid, tol=preset.tol, max_iter=preset.max_iter, device=device)
+    for c, fit in zip(preset.cs, fits(train[~heldout], train_labels[~heldout], preset.cs), strict=True):
         curve.append(Candidate(c, float(fit.correct(train[heldout], train_labels[heldout]).mean()), *fit.certificate()))
         if advance:
             advance(1)
     best = max(curve, key=lambda candidate: candidate.heldout_top1)
-    (final,) = _fits(train, train_labels, [best.c], preset, device)
+    (final,) = fits(train, train_labels, [best.c])
     if advance:
         advance(1)
     grad_norm, _ = final.certificate()
@@ -153,18 +154,6 @@ def evaluate(
         tuple(curve),
         tuple(_warnings(preset, curve, best, grad_norm, train_labels)),
     )
-
-
-def _fits(
-    features: Floats, labels: Labels, cs: Sequence[float], preset: Preset, device: torch.device | None
-) -> Iterator[LogisticFit | Head]:
-    if device is not None:
-        yield from fit_all(features, labels, cs, tol=preset.tol, max_iter=preset.max_iter, device=device)
-        return
-    fit = LogisticFit(features, labels, tol=preset.tol, max_iter=preset.max_iter)
-    for c in cs:
-        fit.to(c)
-        yield fit
 
 
 def _warnings(

@@ -25,6 +25,12 @@ Train = Annotated[
 Test = Annotated[str | None, typer.Option(help="Labelled images to classify.", show_default="the run's labelled_test")]
 Root = Annotated[str, typer.Option(help="Folder of torchvision data sets.")]
 Download = Annotated[bool, typer.Option("--download", help="Fetch a missing torchvision data set.")]
+Solver = Annotated[
+    str | None,
+    typer.Option(
+        help="sklearn, one C after the other, or lbfgs, all at once.", show_default="lbfgs on a GPU, else sklearn"
+    ),
+]
 SizePx = Annotated[int | None, typer.Option(min=1, help="Side of the view.", show_default="the run's or model's")]
 CropPct = Annotated[
     float | None, typer.Option(min=0.01, max=1, help="Centre crop.", show_default="the run's or model's")

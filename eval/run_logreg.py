@@ -6,11 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import sklearn
-import torch
 from rich.console import Console
 
-from ukd.errors import UserError
 from ukd.eval import tables
 from ukd.eval.extraction import Extraction
 from ukd.eval.labelled import Sources
@@ -18,15 +15,11 @@ from ukd.eval.logreg import PRESETS, LogregResult, Preset, evaluate
 from ukd.eval.presets import customised, find
 from ukd.eval.results import Metric
 from ukd.eval.runner import SEED, Entry, LabelledTask, Measured, Rows, run_labelled
+from ukd.eval.solvers import SOLVERS, choose_solver
 from ukd.log import progress
 
 Figures = list[LogregResult]
 """A model's figures under every preset."""
-SOLVERS = {
-    "sklearn": f"scikit-learn {sklearn.__version__} newton-cg",
-    "lbfgs": f"torch {torch.__version__} batched L-BFGS",
-}
-"""What finds the optimum, one C after the other or all at once, as result files name it."""
 
 
 def run_logreg(
@@ -53,9 +46,7 @@ def run_logreg(
     Raises:
         UserError: No such solver, or a checkpoint, the images or the output cannot be used.
     """
-    if solver not in (None, *SOLVERS):
-        raise UserError(f"logreg: no solver {solver!r}; choose from {', '.join(SOLVERS)}")
-    solver = solver or ("sklearn" if extraction.device.type == "cpu" else "lbfgs")
+    solver = choose_solver("logreg", solver, extraction.device)
 
     def measure(train: Rows, test: Rows) -> Figures:
         with progress("logistic regressions", sum(preset.num_c + 1 for preset in presets)) as advance:

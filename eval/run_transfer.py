@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import sklearn
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
@@ -22,6 +21,7 @@ from ukd.eval.models import RAW_PIXELS, Subject, subjects
 from ukd.eval.presets import NamedPreset
 from ukd.eval.results import Metric, Result
 from ukd.eval.runner import SEED, Entry, Measured, ResultFiles, record_of
+from ukd.eval.solvers import SOLVERS, choose_solver
 from ukd.eval.transfer import Preset, TransferResult, evaluate
 from ukd.eval.transfer_sets import TransferSet, open_set
 from ukd.eval.transfer_suite import SetSpec, Suite
@@ -89,6 +89,7 @@ def run_transfer(
     extraction: Extraction,
     baselines: bool,
     output: Path | None,
+    solver: str | None = None,
 ) -> tuple[list[Measured[Figures]], list[Path]]:
     """Measure every checkpoint on every set.
 
@@ -99,13 +100,15 @@ def run_transfer(
         extraction: How features are extracted.
         baselines: Measure a run's untrained self and its teacher too.
         output: One file for all results, in place of those beside the checkpoints.
+        solver: As for `choose_solver`.
 
     Returns:
         The figures in the order of the table, and the files written.
 
     Raises:
-        UserError: A checkpoint, the images or the output cannot be used.
+        UserError: No such solver, or a checkpoint, the images or the output cannot be used.
     """
+    solver = choose_solver("transfer", solver, extraction.device)
     files = ResultFiles("transfer", output)
     measured: list[Measured[Figures]] = []
     for checkpoint in checkpoints:
@@ -115,7 +118,7 @@ def run_transfer(
             figures: Figures = {}
             for each in there.sets:
                 preset = preset_of(there.suite, each.name, each.spec, num_c)
-                figures[each.name], record = _measure(each, preset, subject, extraction)
+                figures[each.name], record = _measure(each, preset, subject, extraction, solver)
                 files.add(checkpoint, record, [_entry(figures[each.name])])
             measured.append(Measured(subject.role, checkpoint, subject.backbone.num_parameters, figures))
             summary = replace(record, data={"sets": list(figures), "not_on_disk": dict(there.missing)}, wall_s=0.0)
@@ -152,18 +155,25 @@ def show_transfer(console: Console, there: OnDisk, measured: Sequence[Measured[F
 
 
 def _measure(
-    each: TransferSet, preset: Preset, subject: Subject, extraction: Extraction
+    each: TransferSet, preset: Preset, subject: Subject, extraction: Extraction, solver: str
 ) -> tuple[TransferResult, Result]:
     start = time.monotonic()
     features = np.concatenate(extraction.features(subject, each.images))
     with progress(each.name, preset.num_c + 1) as advance:
         try:
             figures = evaluate(
-                features, each.labels, each.use, preset, class_names=each.class_names, seed=SEED, advance=advance
+                features,
+                each.labels,
+                each.use,
+                preset,
+                class_names=each.class_names,
+                seed=SEED,
+                advance=advance,
+                device=extraction.device if solver == "lbfgs" else None,
             )
         except DataError as error:
             raise DataError(f"{subject.role} ({subject.source}): {error}") from None
-    engine = {"solver": f"scikit-learn {sklearn.__version__} newton-cg"}
+    engine = {"solver": SOLVERS[solver]}
     record = record_of("transfer", subject, extraction, features, {each.name: each.facts()}, "none", engine)
     return figures, replace(record, wall_s=round(time.monotonic() - start, 3))
 

@@ -8,20 +8,24 @@ precision (Everingham et al. 2010, section 4.2). C is chosen by the set's own me
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from ukd.data import Labels
 from ukd.errors import DataError
-from ukd.eval.intervals import Share, bootstrap, bootstrap_per_class
+from ukd.eval.intervals import bootstrap, bootstrap_per_class
 from ukd.eval.logistic import LogisticFit, fit_warnings
+from ukd.eval.logistic_grid import Head
 from ukd.eval.logreg import PRESETS
 from ukd.eval.presets import NamedPreset
 from ukd.eval.results import Metric
+from ukd.eval.solvers import fit_grid
 from ukd.eval.splits import NAMED, check_classes, single_image_warning
 from ukd.eval.transfer_suite import MetricName
 from ukd.neighbours import Floats
@@ -110,6 +114,7 @@ def evaluate(
     class_names: Sequence[str] | None = None,
     seed: int = 0,
     advance: Callable[[int], None] | None = None,
+    device: torch.device | None = None,
 ) -> TransferResult:
     """Choose C on the validation images, fit all but the test images with it, and measure the test images.
 
@@ -123,31 +128,28 @@ def evaluate(
         class_names: names of the class numbers, for messages.
         seed: seed of the bootstrap intervals.
         advance: called with 1 after every C.
+        device: where all C are fitted at once; None fits one after the other with scikit-learn.
 
     Raises:
         DataError: a class without training or without test images, or one class only.
     """
     (_check_marks if marks.ndim == 2 else _check_labels)(preset, marks, use, class_names)
     train, val, test = (use == each for each in Use)
-    fit = _fit(features[train], marks[train], preset)
     curve = []
-    for c in preset.cs:
-        fit.to(c)
-        curve.append(Candidate(c, fit.measure(features[val], marks[val], seed).value, fit.grad_norm()))
+    for c, fits in zip(preset.cs, _fits(features[train], marks[train], preset.cs, preset, device), strict=True):
+        curve.append(Candidate(c, _measure(fits, features[val], marks[val], preset, seed).value, _grad_norm(fits)))
         if advance:
             advance(1)
     best = max(curve, key=lambda candidate: candidate.val)
-    final = _fit(features[~test], marks[~test], preset)
-    final.to(best.c)
+    (final,) = _fits(features[~test], marks[~test], [best.c], preset, device)
     if advance:
         advance(1)
-    grad_norm = final.grad_norm()
     certificates = [(candidate.c, candidate.grad_norm) for candidate in curve]
-    warnings = [*fit_warnings(preset.name, preset.tol, certificates, best.c, grad_norm)]
+    warnings = [*fit_warnings(preset.name, preset.tol, certificates, best.c, _grad_norm(final))]
     if marks.ndim == 1:
         warnings += [f"{preset.name}: {each}" for each in single_image_warning(marks[~test])]
-    figure = final.measure(features[test], marks[test], seed)
-    return TransferResult(preset, figure, best.c, grad_norm, int(val.sum()), tuple(curve), tuple(warnings))
+    figure = _measure(final, features[test], marks[test], preset, seed)
+    return TransferResult(preset, figure, best.c, _grad_norm(final), int(val.sum()), tuple(curve), tuple(warnings))
 
 
 def average_precision_11point(scores: npt.NDArray[np.float64], marks: Marks) -> float:
@@ -169,54 +171,32 @@ def average_precision_11point(scores: npt.NDArray[np.float64], marks: Marks) -> 
     return float(np.mean([precision[10 * hits >= tenth * hits[-1]].max() for tenth in range(11)]))
 
 
-class _OneClass:
-    """A multinomial regression: images are of one class each."""
+def _fits(
+    features: Floats, marks: Marks, cs: Sequence[float], preset: Preset, device: torch.device | None
+) -> Iterator[tuple[LogisticFit | Head, ...]]:
+    """What one C takes, C by C: a multinomial regression, or a binary one for each class of the images judged for it.
 
-    def __init__(self, features: Floats, labels: Labels, preset: Preset) -> None:
-        self._share = bootstrap_per_class if preset.metric == "mean_per_class" else _bootstrap_all
-        self._fit = LogisticFit(features, labels, tol=preset.tol, max_iter=preset.max_iter)
-
-    def to(self, c: float) -> None:
-        self._fit.to(c)
-
-    def grad_norm(self) -> float:
-        return self._fit.certificate()[0]
-
-    def measure(self, features: Floats, labels: Labels, seed: int) -> Metric:
-        share = self._share(self._fit.correct(features, labels), labels, seed)
-        return Metric(share.value, share.n, (share.low, share.high))
+    Ask each before going on to the next.
+    """
+    fit = partial(fit_grid, cs=cs, tol=preset.tol, max_iter=preset.max_iter, device=device)
+    if marks.ndim == 1:
+        return zip(fit(features, marks), strict=True)
+    return zip(*(fit(features[column != 0], column[column != 0]) for column in marks.T), strict=True)
 
 
-class _SeveralClasses:
-    """A binary regression for each class, learnt from the images that are judged for it; all have one C."""
-
-    def __init__(self, features: Floats, marks: Marks, preset: Preset) -> None:
-        self._fits = [
-            LogisticFit(features[column != 0], column[column != 0], tol=preset.tol, max_iter=preset.max_iter)
-            for column in marks.T
-        ]
-
-    def to(self, c: float) -> None:
-        for fit in self._fits:
-            fit.to(c)
-
-    def grad_norm(self) -> float:
-        return max(fit.certificate()[0] for fit in self._fits)
-
-    def measure(self, features: Floats, marks: Marks, seed: int) -> Metric:
-        precisions = [
-            average_precision_11point(fit.logits(features)[:, 1], column)
-            for fit, column in zip(self._fits, marks.T, strict=True)
-        ]
-        return Metric(float(np.mean(precisions)), len(marks))
+def _grad_norm(fits: Sequence[LogisticFit | Head]) -> float:
+    return max(fit.certificate()[0] for fit in fits)
 
 
-def _fit(features: Floats, marks: Marks, preset: Preset) -> _OneClass | _SeveralClasses:
-    return (_SeveralClasses if marks.ndim == 2 else _OneClass)(features, marks, preset)
-
-
-def _bootstrap_all(correct: npt.NDArray[np.bool_], labels: Labels, seed: int) -> Share:
-    return bootstrap(correct, seed)
+def _measure(fits: Sequence[LogisticFit | Head], features: Floats, marks: Marks, preset: Preset, seed: int) -> Metric:
+    """The set's own metric of what one C takes, with an interval where images are of one class each."""
+    if marks.ndim == 2:
+        scored = [(fit.logits(features)[:, 1], column) for fit, column in zip(fits, marks.T, strict=True)]
+        return Metric(float(np.mean([average_precision_11point(*each) for each in scored])), len(marks))
+    correct = fits[0].correct(features, marks)
+    per_class = preset.metric == "mean_per_class"
+    share = bootstrap_per_class(correct, marks, seed) if per_class else bootstrap(correct, seed)
+    return Metric(share.value, share.n, (share.low, share.high))
 
 
 def _check_labels(preset: Preset, labels: Marks, use: npt.NDArray[np.int64], names: Sequence[str] | None) -> None:

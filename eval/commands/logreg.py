@@ -21,12 +21,7 @@ def logreg(
     num_c: Annotated[
         int | None, typer.Option(min=1, help="Values of C in the grid.", show_default="the presets', 45")
     ] = None,
-    solver: Annotated[
-        str | None,
-        typer.Option(
-            help="sklearn, one C after the other, or lbfgs, all at once.", show_default="lbfgs on a GPU, else sklearn"
-        ),
-    ] = None,
+    solver: options.Solver = None,
     size_px: options.SizePx = None,
     crop_pct: options.CropPct = None,
     features: options.FeatureKind = "pooled",

@@ -18,6 +18,7 @@ def transfer(
     num_c: Annotated[
         int | None, typer.Option(min=1, help="Values of C in the grid.", show_default="the protocol's, 45")
     ] = None,
+    solver: options.Solver = None,
     size_px: options.SizePx = None,
     crop_pct: Annotated[
         float, typer.Option(min=0.01, max=1, help="Centre crop; 1, all of the shorter side, is the protocol's.")
@@ -45,6 +46,7 @@ def transfer(
         extraction=options.extraction(device, size_px, crop_pct, batch_size, num_workers, cache, no_cache, features),
         baselines=baselines,
         output=output,
+        solver=solver,
     )
     console = Console()
     run_transfer.show_transfer(console, there, measured)

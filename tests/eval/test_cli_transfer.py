@@ -58,6 +58,28 @@ def test_a_suite_of_ones_own_is_whole(
     assert mean["metrics"]["mean"]["value"] == measured["metrics"]["top1"]["value"]
 
 
+def test_all_c_at_once_are_the_same_figures(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for write in (world.food101, world.aircraft, world.voc2007):
+        write(tmp_path / "sets")
+    results = {}
+    for solver in ("sklearn", "lbfgs"):
+        arguments = ["transfer", "--ckpt", run, "--root", "sets", "--num-c", "5", "--no-baselines", "--solver", solver]
+        assert run_cli([*arguments, "--output", f"{solver}.json"], monkeypatch) == 0
+        results[solver] = stored(tmp_path / f"{solver}.json")
+    for ours, theirs in zip(results["lbfgs"], results["sklearn"], strict=True):
+        assert ours["preset_hash"] == theirs["preset_hash"] and ours["selection"].get("c") == theirs["selection"].get(
+            "c"
+        )
+        (metric,) = ours["metrics"]
+        assert ours["metrics"][metric]["value"] == pytest.approx(theirs["metrics"][metric]["value"], abs=1e-9)
+        assert ours["engine"]["solver"].startswith("torch ") and theirs["engine"]["solver"].startswith("scikit-learn ")
+        assert all(each["grad_norm"] <= 1e-5 for each in ours["selection"].get("curve", []))
+    assert run_cli(["transfer", "--ckpt", run, "--root", "sets", "--solver", "newton"], monkeypatch) == 2
+    assert "transfer: no solver 'newton'; choose from sklearn, lbfgs" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +12,8 @@ from sklearn.linear_model import LogisticRegression
 
 from ukd.eval import logistic_grid
 from ukd.eval.logistic import LogisticFit
-from ukd.eval.logistic_grid import fit_all
+from ukd.eval.logistic_grid import Problem, fit_all
+from ukd.eval.newton import newton_direction
 
 CS = [1e-4, 1e-2, 1.0, 10.0]
 CPU = torch.device("cpu")
@@ -58,6 +62,72 @@ def test_the_certificate_is_that_of_the_other_solver(num_classes: int) -> None:
     fit._model.intercept_ = head.weight[:, -1] + head.weight[:, :-1] @ mean
     grad_norm, num_iter = head.certificate()
     assert grad_norm == pytest.approx(fit.certificate()[0], rel=1e-9) and num_iter == 2
+
+
+def hard_problems() -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((120, 6))
+    labels = (rows @ rng.standard_normal((6, 3)) + rng.standard_normal((120, 3))).argmax(axis=1)
+    yield "ill-scaled columns", rows * np.logspace(-5, 3, 6), labels
+    turned = np.linalg.qr(rng.standard_normal((6, 6)))[0]
+    yield "ill-scaled, no column its own axis", rows * np.logspace(-3, 0, 6) @ turned, labels
+    yield "repeated, constant and empty columns", np.hstack([rows, rows, np.ones((120, 2)), np.zeros((120, 1))]), labels
+    yield "separable, two classes", rows + 3 * np.sign(rows[:, :1]), (rows[:, 0] > 0).astype(int)
+    yield "separable, three classes", 8 * np.eye(3)[labels] @ rng.standard_normal((3, 6)) + rows, labels
+    yield "nearly separable", *problem(100, 12, 3)
+
+
+@pytest.mark.parametrize(("rows", "labels"), [pytest.param(*each[1:], id=each[0]) for each in hard_problems()])
+def test_hard_problems_and_extreme_c_end_at_the_optimum(rows: np.ndarray, labels: np.ndarray) -> None:
+    cs, rows = [1e-8, 1.0, 1e4, 1e8], rows.astype(np.float32)
+    fit = LogisticFit(rows, labels, tol=1, max_iter=1)
+    inner = LogisticRegression(max_iter=10_000, tol=1e-9, solver="newton-cholesky")
+    for c, head in zip(cs, fit_all(rows, labels, cs, tol=1e-8, max_iter=1000, device=CPU), strict=True):
+        assert head.certificate()[0] <= 1e-8
+        # On the same centred and scaled features: as they are, scikit-learn's own line search fails at large C.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            oracle = inner.set_params(C=c * fit._scale**2).fit(fit._rows, labels)
+        own = oracle.coef_ / fit._scale
+        theirs = objective(np.column_stack([own, oracle.intercept_ - own @ fit._mean]), c, rows, labels)
+        # What the gradient vouches for: the mean loss is at most |gradient|^2 / 2 of the least curvature off.
+        off = head.weight.size * 1e-8**2 * c * fit._scale**2 * len(rows) / 2
+        assert objective(head.weight, c, rows, labels) <= theirs * (1 + 1e-9) + off * c * len(rows)
+
+
+def test_newton_s_direction_solves_its_equation() -> None:
+    rng = np.random.default_rng(0)
+    factors = torch.from_numpy(rng.standard_normal((3, 8, 8)))
+    hessians = factors @ factors.mT + 0.01 * torch.eye(8, dtype=torch.float64)
+    gradient = 1e-16 * torch.from_numpy(rng.standard_normal((3, 2, 4)))
+
+    def times(vector: torch.Tensor, heads: torch.Tensor) -> torch.Tensor:
+        return (hessians[heads] @ vector.flatten(1)[..., None]).view_as(vector)
+
+    diagonal = hessians.diagonal(dim1=1, dim2=2).reshape(3, 2, 4)
+    found = newton_direction(gradient, times, diagonal)
+    exact = torch.linalg.solve(hessians, -gradient.flatten(1)).view_as(found)
+    torch.testing.assert_close(found, exact, rtol=1e-4, atol=1e-20)
+
+
+@pytest.mark.parametrize("num_classes", [2, 4])
+def test_the_hessian_is_the_change_of_the_gradient(num_classes: int) -> None:
+    rows, labels = problem(80, 5, num_classes)
+    wide = torch.from_numpy(np.column_stack([rows, np.ones(80)]))
+    targets = torch.from_numpy(np.unique(labels, return_inverse=True)[1])
+    penalty = torch.tensor([0.1, 2.0], dtype=torch.float64)[:, None, None].repeat(1, 1, 6)
+    hessians = Problem(wide, torch.eye(5, dtype=torch.float64), targets, num_classes, penalty)
+    heads = torch.tensor([1, 0])
+    shape = (2, hessians.width, 6)
+    weight, vector = (torch.from_numpy(np.random.default_rng(seed).standard_normal(shape)) for seed in (1, 2))
+    after, before = (hessians.value_and_gradient(weight + step * vector, heads)[1] for step in (1e-5, -1e-5))
+    torch.testing.assert_close(
+        hessians.hessian_times(vector, weight, heads), (after - before) / 2e-5, rtol=1e-6, atol=1e-7
+    )
+    units = torch.eye(hessians.width * 6, dtype=torch.float64).view(-1, hessians.width, 6)
+    entries = [(hessians.hessian_times(unit.expand(shape), weight, heads) * unit).sum((1, 2)) for unit in units]
+    diagonal = torch.stack(entries, dim=1).view(shape)
+    torch.testing.assert_close(hessians.hessian_diagonal(weight, heads), diagonal, rtol=1e-10, atol=0)
 
 
 def test_single_precision_first_ends_in_the_same_place() -> None:

@@ -7,6 +7,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
@@ -34,13 +35,14 @@ def by_hand(features: np.ndarray, labels: np.ndarray, c: float, fitted: np.ndarr
     return predicted
 
 
+@pytest.mark.parametrize("device", [None, torch.device("cpu")])
 @pytest.mark.parametrize("metric", ["top1", "mean_per_class"])
 def test_c_is_chosen_on_val_and_fitted_to_train_and_val(
-    digits: tuple[np.ndarray, np.ndarray, np.ndarray], metric: str
+    digits: tuple[np.ndarray, np.ndarray, np.ndarray], metric: str, device: torch.device | None
 ) -> None:
     features, labels, use = digits
     preset = replace(TOP1, metric=metric)
-    found = evaluate(features, labels, use, preset)
+    found = evaluate(features, labels, use, preset, device=device)
     train, val, test = (use == each for each in Use)
 
     def score(truth: np.ndarray, predicted: np.ndarray) -> float:
@@ -58,14 +60,15 @@ def test_c_is_chosen_on_val_and_fitted_to_train_and_val(
     assert max([found.grad_norm, *(each.grad_norm for each in found.curve)]) <= preset.tol
 
 
+@pytest.mark.parametrize("device", [None, torch.device("cpu")])
 def test_several_classes_have_a_regression_each_and_difficult_images_are_left_out(
-    digits: tuple[np.ndarray, np.ndarray, np.ndarray],
+    digits: tuple[np.ndarray, np.ndarray, np.ndarray], device: torch.device | None
 ) -> None:
     features, labels, use = digits
     marks = np.where(np.stack([labels < 4, labels % 2 == 0, labels == 9], axis=1), 1, -1)
     marks[::7, 1] = 0
     preset = replace(TOP1, metric="map_11point", num_c=3)
-    found = evaluate(features, marks, use, preset)
+    found = evaluate(features, marks, use, preset, device=device)
     wide, precisions = features.astype(np.float64), []
     for column in marks.T:
         fitted, asked = (use != Use.TEST) & (column != 0), (use == Use.TEST) & (column != 0)
