@@ -6,6 +6,7 @@ import io
 import os
 import random
 import struct
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +16,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import ExifTags, Image
+from torchvision import datasets
 
+from tests import processes
 from ukd.data import ArrayImages, FolderImages, Pixels, Subset, open_images, split_holdout
 from ukd.errors import DataError
 
@@ -96,6 +99,35 @@ def test_every_kind_of_image_becomes_rgb(tmp_path: Path) -> None:
         np.testing.assert_array_equal(read[name], np.dstack([deep >> 8] * 3))
     palette = np.asarray(Image.open(tmp_path / "palette.png").convert("RGB"))
     np.testing.assert_array_equal(read["palette.png"], palette)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
+@pytest.mark.parametrize("orientation", [None, *range(1, 9)])
+def test_photos_are_turned_upright(tmp_path: Path, orientation: int | None, suffix: str) -> None:
+    corners = np.array([[0, 60, 60], [120, 240, 240]], np.uint8).repeat(16, axis=0).repeat(16, axis=1)  # 32 x 48.
+    # What the camera's sensor saw of this scene, row 0 and column 0 being where EXIF's table of the tag says.
+    seen = {
+        2: corners[:, ::-1],  # top right
+        3: corners[::-1, ::-1],  # bottom right
+        4: corners[::-1],  # bottom left
+        5: corners.T,  # left top
+        6: np.rot90(corners),  # right top
+        7: corners[::-1, ::-1].T,  # right bottom
+        8: np.rot90(corners, -1),  # left bottom
+    }.get(orientation or 1, corners)
+    exif = Image.Exif()
+    if orientation:
+        exif[ExifTags.Base.Orientation] = orientation
+    save(tmp_path / f"photo.{suffix}", seen, "RGB", exif=exif.tobytes())
+    read = FolderImages(tmp_path).read(0)
+    assert read.shape == (32, 48, 3)
+    np.testing.assert_allclose(read.astype(int), np.dstack([corners.astype(int)] * 3), atol=12)
+
+
+def test_damaged_exif_leaves_a_photo_as_it_lies(tmp_path: Path) -> None:
+    pixels = noise(6, 4, 3)
+    save(tmp_path / "photo.png", pixels, exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
+    np.testing.assert_array_equal(FolderImages(tmp_path).read(0), pixels)
 
 
 def test_pixels_without_a_known_range_are_no_image(tmp_path: Path) -> None:
@@ -252,17 +284,52 @@ def test_an_array_s_fingerprint_is_of_its_content() -> None:
 # torchvision.
 
 
-@pytest.fixture
-def fashion(tmp_path: Path) -> Path:
-    """A root with a FashionMNIST of 6 training and 4 test images, as IDX files."""
-    folder = tmp_path / "FashionMNIST" / "raw"
+def write_fashion(root: Path) -> None:
+    """A FashionMNIST of 6 training and 4 test images, as IDX files."""
+    folder = root / "FashionMNIST" / "raw"
     folder.mkdir(parents=True)
     for part, num in (("train", 6), ("t10k", 4)):
         header = struct.pack(">iiii", 0x803, num, 28, 28)
         (folder / f"{part}-images-idx3-ubyte").write_bytes(header + noise(num, 28, 28, seed=num).tobytes())
         labels = (np.arange(num, dtype=np.uint8) * 3 % 10).tobytes()
         (folder / f"{part}-labels-idx1-ubyte").write_bytes(struct.pack(">ii", 0x801, num) + labels)
+
+
+@pytest.fixture
+def fashion(tmp_path: Path) -> Path:
+    write_fashion(tmp_path)
     return tmp_path
+
+
+def download_and_open(root: str, broken: bool) -> dict[str, Any]:
+    """Opens a set that is not there, in one of many processes; how often this one downloaded, and what it saw."""
+    downloads = []
+
+    def download(self: datasets.MNIST) -> None:
+        downloads.append(self.root)
+        if broken:
+            raise RuntimeError("no such host")
+        time.sleep(0.3)  # Long enough for the others to look, if they do not wait.
+        write_fashion(Path(root))
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(datasets.MNIST, "download", download)
+        try:
+            seen = str(len(open_images("torchvision:FashionMNIST:train", root=Path(root), download=True)))
+        except DataError as error:
+            seen = str(error)
+    return {"downloads": len(downloads), "seen": seen}
+
+
+def test_one_process_downloads_and_the_others_wait(tmp_path: Path) -> None:
+    found = processes.run(download_and_open, str(tmp_path / "data"), False, folder=tmp_path)
+    assert found == [{"downloads": 1, "seen": "6"}, {"downloads": 0, "seen": "6"}]
+
+
+def test_no_process_waits_for_a_download_that_failed(tmp_path: Path) -> None:
+    first, second = processes.run(download_and_open, str(tmp_path / "data"), True, folder=tmp_path)
+    assert (first["downloads"], second["downloads"]) == (1, 0)
+    assert "no such host" in first["seen"] and "cannot be opened" in second["seen"]
 
 
 @pytest.mark.parametrize(("split", "num"), [("train", 6), ("test", 4)])

@@ -7,18 +7,22 @@ import os
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageOps
 
 from ukd.errors import DataError
 from ukd.torchvision_data import TorchvisionImages
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff"})
+
+DECODING = b"upright\n"
+"""Part of every folder's fingerprint: features of the same files decoded in another way are not these."""
 
 Pixels = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
@@ -53,7 +57,7 @@ class Images(Protocol):
 
 
 class FolderImages:
-    """Image files below a folder, flat or nested, in sorted order.
+    """Image files below a folder, flat or nested, in sorted order, turned upright where EXIF says how they were taken.
 
     Args:
         folder: The folder; searched recursively and through links, without what is hidden (`.thumbnails/`, `._a.jpg`).
@@ -114,7 +118,7 @@ class FolderImages:
 
     @cached_property
     def _fingerprint(self) -> str:
-        digest = hashlib.sha256()
+        digest = hashlib.sha256(DECODING)
         for path in self._paths:
             digest.update(os.fsencode(f"{path}\0{(self._folder / path).stat().st_size}\n"))
         return digest.hexdigest()
@@ -193,7 +197,10 @@ def _image_files(folder: Path) -> Iterator[str]:
 
 
 def _rgb(image: Image.Image) -> Pixels:
-    """uint8 RGB of any image; Pillow alone would turn nearly every deep grey value into white."""
+    """uint8 RGB of any image, upright; Pillow alone would turn nearly every deep grey value into white."""
+    image.load()  # Decoded first: what fails below is not the pixels, and TIFF files are upright already.
+    with suppress(Exception):  # Pillow raises errors of many types where EXIF is damaged; it then says nothing.
+        ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode in ("I", "F"):

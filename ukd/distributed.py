@@ -237,6 +237,18 @@ def shard(module: nn.Module, parts: Iterable[nn.Module], methods: Iterable[str],
         register_fsdp_forward_method(module, name)
 
 
+@contextmanager
+def main_first() -> Iterator[None]:
+    """Lets the main process go through a `with` block before the others, which then find what it has made."""
+    if not is_main():
+        barrier()
+    try:
+        yield
+    finally:
+        if is_main():
+            barrier()
+
+
 def _collective_device() -> torch.device:
     """Where a tensor must lie for the processes to exchange it."""
     if dist.get_backend() == "nccl":

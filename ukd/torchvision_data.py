@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Protocol
 
@@ -12,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from ukd import distributed
 from ukd.errors import DataError, NotOnDiskError
 
 
@@ -29,7 +31,7 @@ class TorchvisionImages:
     Args:
         source: `torchvision:NAME:SPLIT`.
         root: Folder of torchvision data sets.
-        download: Let torchvision fetch it where it is missing.
+        download: Let torchvision fetch it where it is missing; of many processes one does, and the others wait.
 
     Raises:
         NotOnDiskError: The data is not on disk (nothing is downloaded unless asked), or not whole.
@@ -50,7 +52,9 @@ class TorchvisionImages:
             raise DataError(
                 f"data: torchvision has no data set {dataset_name!r}; names are written as in its documentation"
             )
-        self._dataset = _open(getattr(datasets, dataset_name), source, split, root, download)
+        # Several processes that unpack into one folder spoil it.
+        with distributed.main_first() if download else nullcontext():
+            self._dataset = _open(getattr(datasets, dataset_name), source, split, root, download)
         named = [getattr(self._dataset, name, None) for name in ("targets", "labels", "_labels")]
         labels = next((each for each in named if each is not None), _labels_of_samples(self._dataset))
         self.labels: npt.NDArray[np.int64] | None = None if labels is None else np.asarray(labels, dtype=np.int64)
@@ -81,7 +85,7 @@ class TorchvisionImages:
 def _open(factory: Callable[..., _Dataset], source: str, split: str, root: Path, download: bool) -> _Dataset:
     """Builds the data set whichever way it spells its split; torchvision has two ways and no common type."""
     parameters = inspect.signature(factory).parameters
-    arguments: dict[str, object] = {"download": download} if "download" in parameters else {}
+    arguments: dict[str, object] = {"download": download and distributed.is_main()} if "download" in parameters else {}
     if "train" in parameters:
         if split not in ("train", "test"):
             raise DataError(f"data: {source}: the split must be train or test, got {split!r}")
