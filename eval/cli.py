@@ -19,6 +19,7 @@ from ukd.eval.commands.retrieval import kinds
 from ukd.eval.commands.robust import robust
 from ukd.eval.commands.transfer import transfer
 from ukd.eval.jobs import as_job
+from ukd.log import set_up_logging
 
 COMMANDS: tuple[Callable[..., None], ...] = (extract, knn, linear, logreg, transfer, robust, fidelity)
 SHARING = {extract, linear}
@@ -35,6 +36,7 @@ app.add_typer(kinds, name="retrieval")
 
 def main() -> None:
     """Run `ukd-eval`; a mistake that the user can mend ends in its message and exit code 2."""
+    set_up_logging()
     try:
         app()
     except UserError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import yaml
 from PIL import Image
 
 from tests.eval.commands import run_cli, stored
@@ -40,6 +43,18 @@ def test_a_run_is_shown_between_its_baselines_and_its_teacher(
     assert line in shown and "weighted vote, k=20" in shown
     assert top1["raw pixels"]["value"] > 0.8
     assert top1["student"]["n"] == 80 and len(top1["student"]["ci"]) == 2
+
+
+def test_as_what_a_file_of_weights_was_read_is_printed(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.save(build_backbone(arch="test_resnet", seed=3).model.state_dict(), tmp_path / "teacher.pth")
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text())
+    recipe["teacher"] |= {"arch": "test_resnet", "weights": str(tmp_path / "teacher.pth")}
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    logging.getLogger("ukd.formats").setLevel(logging.NOTSET)  # As it is in a process that has run no command yet.
+    assert run_cli(["fidelity", "--ckpt", run], monkeypatch) == 0
+    assert f"weights: {tmp_path}/teacher.pth read as plain names, timm's" in caplog.text
 
 
 def test_results_say_what_they_were_measured_on(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import errno
-import logging
 import sys
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ukd.errors import UserError
+from ukd.log import set_up_logging
 
 
 @contextmanager
 def clear_errors() -> Iterator[None]:
     """Ends a user's mistake or a full disk in its message and exit status 2, Ctrl-C in 130; none in a traceback."""
-    warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
-    logging.basicConfig(format="%(message)s")
-    for told in ("ukd.formats", "ukd.teacher_space"):  # As what weights were read, and what lists leave out.
-        logging.getLogger(told).setLevel(logging.INFO)
+    set_up_logging()
     try:
         yield
     except UserError as error:
