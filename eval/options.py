@@ -72,7 +72,7 @@ def extraction(
     no_cache: bool,
     kind: str = "pooled",
 ) -> Extraction:
-    """How features are extracted, as the options say.
+    """How features are extracted, as the options say; neighbours are searched on the same device.
 
     Raises:
         UserError: No such kind of features, or no such device.
@@ -80,10 +80,13 @@ def extraction(
     from ukd.distributed import local_device
     from ukd.eval.extraction import Extraction
     from ukd.eval.features import default_cache
+    from ukd.neighbours import search_on
 
     check_kind(kind)
     kept = None if no_cache else cache or default_cache()
-    return Extraction(local_device(device), size_px, crop_pct, batch_size, num_workers, kept, kind)
+    computing = local_device(device)
+    search_on(computing)
+    return Extraction(computing, size_px, crop_pct, batch_size, num_workers, kept, kind)
 
 
 def check_kind(kind: str) -> None:

@@ -89,7 +89,7 @@ def test_near_copies_equal_a_loop_over_all_pairs(seed: int, copies: int, in_bloc
         if in_blocks:
             small_blocks(patch)
             patch.setattr(module, "TILE_ROWS", 3)
-            patch.setattr(module, "GRID_ROWS", 5)
+            patch.setattr(module, "BLOCK_ENTRIES", 60)
         found = sorted(near_copies(rows, 0.97, CPU))
     unit = rows.astype(np.float64) / np.linalg.norm(rows, axis=1, keepdims=True)
     equal = (unit[:, None] == unit).all(2)

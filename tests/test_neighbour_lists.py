@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tests import processes
 from ukd import neighbour_lists as module
-from ukd import search, unit_rows
+from ukd import neighbours, search, unit_rows
 from ukd.blocks import blocks_of
 from ukd.errors import DataError
 from ukd.neighbour_lists import NeighbourLists
@@ -52,13 +52,10 @@ def oracle(features: np.ndarray, k: int, max_cosine: float) -> tuple[list[list[i
 
 def small_blocks(patch: pytest.MonkeyPatch) -> None:
     """As if the bank were far too large for the memory."""
-    patch.setattr(search, "ROWS_BYTES", 2048)
-    patch.setattr(search, "GRID_QUERIES", 7)
+    patch.setattr(neighbours, "CPU_LIMITS", search.Limits(listed=60, bank=60, queries=4))
     patch.setattr(search, "GRID_ROWS", 5)
-    patch.setattr(search, "TILE_ENTRIES", 60)
-    patch.setattr(module, "TILE_ENTRIES", 60)
     patch.setattr(module, "GRID_QUERIES", 7)
-    patch.setattr(unit_rows, "KEPT_BYTES", 0)
+    patch.setattr(module, "SIMILARITIES", 60)
     patch.setattr(unit_rows, "UNIT_ENTRIES", 40)
 
 

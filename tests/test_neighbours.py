@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.neighbors import NearestNeighbors
 
-from ukd import neighbours, search
+from ukd import neighbours
 from ukd.errors import DataError
-from ukd.neighbours import nearest, nearest_by_block, nearest_others, shared_share, without_self
+from ukd.neighbours import Limits, nearest, nearest_by_block, nearest_others, search_on, shared_share, without_self
 
 SMALL_INTEGERS = st.integers(2, 24).flatmap(
     lambda n: hnp.arrays(np.float32, (n, 3), elements=st.sampled_from([-1.0, -0.0, 0.0, 1.0, 2.0]))
@@ -36,8 +37,7 @@ def test_agrees_with_sklearn_on_tie_free_data() -> None:
 def test_tiles_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     queries, bank = random(50, 8), random(200, 8, seed=1)
     whole, others = nearest(queries, bank, 7)[1], nearest_others(bank, 7)
-    monkeypatch.setattr(neighbours, "TILE_ENTRIES", 100)
-    monkeypatch.setattr(search, "TILE_ENTRIES", 100)
+    monkeypatch.setattr(neighbours, "CPU_LIMITS", Limits(listed=100, bank=150, queries=6))
     np.testing.assert_array_equal(nearest(queries, bank, 7)[1], whole)
     np.testing.assert_array_equal(nearest_others(bank, 7), others)
 
@@ -45,8 +45,7 @@ def test_tiles_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_blocks_of_queries_are_parts_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     queries, bank = np.repeat(random(25, 8), 2, axis=0), random(60, 8, seed=1)
     similarity, index = nearest(queries, bank, 7)
-    monkeypatch.setattr(neighbours, "TILE_ENTRIES", 100)
-    monkeypatch.setattr(search, "TILE_ENTRIES", 100)
+    monkeypatch.setattr(neighbours, "CPU_LIMITS", Limits(listed=100, bank=150, queries=6))
     blocks = list(nearest_by_block(queries, bank, 7))
     assert [(block.start, block.stop) for block, _, _ in blocks] == [(0, 14), (14, 28), (28, 42), (42, 50)]
     np.testing.assert_array_equal(np.concatenate([each for _, _, each in blocks]), index)
@@ -116,6 +115,14 @@ def test_a_dead_model_gives_lists_and_no_error() -> None:
     assert others[0].tolist() == list(range(1, 32))
 
 
+def test_a_zero_query_is_equally_far_from_all_and_lists_the_lowest_rows() -> None:
+    queries, bank = np.zeros((2, 4), np.float32), random(50, 4)
+    queries[1] = bank[7]
+    similarity, index = nearest(queries, bank, 5)
+    assert index[0].tolist() == [0, 1, 2, 3, 4] and not similarity[0].any()
+    assert index[1, 0] == 7 and similarity[1, 0] == pytest.approx(1, abs=1e-6)
+
+
 def test_huge_and_tiny_rows_keep_their_direction() -> None:
     bank = random(50, 8)
     np.testing.assert_array_equal(nearest(bank * 1e30, bank, 3)[1], nearest(bank * 1e-30, bank, 3)[1])
@@ -158,10 +165,11 @@ def test_unrelated_features_share_about_k_over_n() -> None:
     assert shared_share(ours, theirs) == pytest.approx(20 / 999, abs=0.005)
 
 
-def test_gpu_functions_are_left_alone_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpu_functions_are_left_alone_without_a_gpu_or_on_another_device(monkeypatch: pytest.MonkeyPatch) -> None:
     import faiss
 
     called: list[int] = []
+    gpus: list[int] = []
 
     class Resources:
         def setTempMemory(self, size: int) -> None:
@@ -169,6 +177,7 @@ def test_gpu_functions_are_left_alone_without_a_gpu(monkeypatch: pytest.MonkeyPa
 
     def knn_gpu(resources: Resources, queries: np.ndarray, bank: np.ndarray, k: int, **options: int) -> object:
         called.append(k)
+        gpus.append(options["device"])
         return faiss.knn(queries, bank, k, metric=options["metric"])
 
     monkeypatch.setattr(faiss, "knn_gpu", knn_gpu)
@@ -181,3 +190,10 @@ def test_gpu_functions_are_left_alone_without_a_gpu(monkeypatch: pytest.MonkeyPa
     np.testing.assert_array_equal(nearest(bank[:5], bank, 10)[1], expected)
     nearest(bank[:5], bank, 2500)
     assert called == [11] and neighbours.backend().endswith("gpu")
+    monkeypatch.setattr(neighbours, "_gpu", neighbours._gpu)  # Put back what the next lines change.
+    search_on(torch.device("cpu"))
+    np.testing.assert_array_equal(nearest(bank[:5], bank, 10)[1], expected)
+    assert called == [11] and neighbours.backend().endswith("cpu")
+    search_on(torch.device("cuda", 3))
+    nearest(bank[:5], bank, 10)
+    assert called == [11, 11] and gpus == [-1, 3]

@@ -15,6 +15,7 @@ from ukd.assemble import hold_out, open_training_images, seeded_teacher
 from ukd.clusters import near_copies
 from ukd.errors import UserError
 from ukd.files import write_atomically
+from ukd.neighbours import search_on
 from ukd.recipe import DistillRecipe
 from ukd.teacher_space import TeacherSpace
 
@@ -95,6 +96,7 @@ def _space(recipe: DistillRecipe) -> Iterator[tuple[TeacherSpace, Path]]:
             "bank: the recipe names no folder for it; add `bank: FOLDER`, or bank=FOLDER on the command line"
         )
     with distributed.session(recipe.device) as device:
+        search_on(device)
         images, _ = hold_out(open_training_images(recipe), recipe)
         teacher = seeded_teacher(recipe, recipe.teacher, device)
         yield TeacherSpace(recipe, teacher, images, device), Path(recipe.bank)

@@ -11,9 +11,9 @@ import torch
 
 from ukd.blocks import Rows
 from ukd.errors import UserError
-from ukd.neighbours import faiss_search, k_means
+from ukd.neighbours import faiss_search, k_means, limits
 from ukd.row_blocks import RowBlocks
-from ukd.search import GRID_QUERIES, GRID_ROWS, rows_at_once, search
+from ukd.search import search
 from ukd.similarity import normalised
 from ukd.unit_rows import UnitRows
 
@@ -21,6 +21,8 @@ ROWS_PER_CENTRE = 256
 """Rows a cluster, on average, that centres are computed from; FAISS's own default."""
 SAMPLE_BYTES = 2**31
 """Bytes of such rows at most, unless there are more clusters."""
+BLOCK_ENTRIES = 2**28
+"""Entries of unit rows that are held at once while pairs are looked for, twice."""
 TILE_ROWS = 128
 """Queries whose similarities to a block are held at once."""
 
@@ -68,13 +70,8 @@ def spherical_clusters(features: Rows, num: int, seed: int) -> Clusters:
     sample = np.sort(rng.choice(num_rows, size, replace=False))
     rows = torch.cat([*RowBlocks(features[sample]).changed(normalised)]).numpy()
     centres = k_means(rows, num, spherical=True, seed=seed)
-    bank, step = UnitRows(centres, "centres"), rows_at_once(unit.shape[1], GRID_QUERIES)
-    found = [
-        search(unit, np.arange(start, min(start + step, len(unit))), bank, 1, faiss_search)
-        for start in range(0, len(unit), step)
-    ]
-    of, cosine = (np.concatenate(each)[unit.of, 0] for each in ([a.rows for a in found], [a.similarity for a in found]))
-    return Clusters(of.astype(np.int32), cosine, centres)
+    found = search(unit, np.arange(len(unit)), UnitRows(centres, "centres"), 1, faiss_search, limits())
+    return Clusters(found.rows[unit.of, 0].astype(np.int32), found.similarity[unit.of, 0], centres)
 
 
 def near_copies(features: Rows, min_cosine: float, device: torch.device) -> Iterator[Pair]:
@@ -94,7 +91,7 @@ def near_copies(features: Rows, min_cosine: float, device: torch.device) -> Iter
     first = unit.members[unit.start]
     for row in np.flatnonzero(first[unit.of] != np.arange(len(unit.of))):
         yield Pair(int(first[unit.of[row]]), int(row), 1.0)
-    step = rows_at_once(unit.shape[1], GRID_ROWS)
+    step = max(1, BLOCK_ENTRIES // unit.shape[1])
     for start in range(0, len(unit), step):
         queries = torch.from_numpy(unit[start : start + step]).to(device)
         for other in range(start, len(unit), step):

@@ -23,6 +23,7 @@ from ukd.backbones import Backbone
 from ukd.checkpoint import State
 from ukd.errors import DataError, UserError
 from ukd.learner import Learner
+from ukd.neighbours import search_on
 from ukd.objectives import Objective
 from ukd.pictures import neighbour_picture
 from ukd.recipe import DistillRecipe
@@ -47,6 +48,7 @@ def distill(recipe: DistillRecipe, *, resume: bool = False) -> Path:
     """
     run_folder.check_free(recipe, resume)
     with distributed.session(recipe.device) as device:
+        search_on(device)
         state = run_folder.latest_state(recipe)
         run = build_run(recipe, device, state)
         run_folder.claim(recipe)

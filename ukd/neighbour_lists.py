@@ -14,10 +14,12 @@ from torch import Tensor
 
 from ukd import distributed
 from ukd.blocks import Rows
-from ukd.neighbours import check_others, faiss_search, others_of
-from ukd.search import GRID_QUERIES, TILE_ENTRIES, Found, rows_at_once, search
+from ukd.neighbours import check_others, faiss_search, limits, others_of
+from ukd.search import GRID_QUERIES, Found, Tile, search
 from ukd.unit_rows import Unit, UnitRows
 
+SIMILARITIES = 2**24
+"""Similarities to a tile that are held at once where near ones are left out."""
 MAX_SHARES = 16
 """Shares of the queries, each searched by one process; cut by the number of rows alone, of how many of them."""
 
@@ -51,8 +53,8 @@ def neighbour_lists(features: Rows, k: int, max_cosine: float, device: torch.dev
     check_others(len(features), k)
     unit = UnitRows(features, "features")
     find = Apart(max_cosine, device) if max_cosine < 1 else faiss_search
-    shares = _shares(*unit.shape)[distributed.rank() :: distributed.world_size()]
-    found = [search(unit, rows, unit, k + 1, find) for rows in shares]
+    shares = _shares(len(unit))[distributed.rank() :: distributed.world_size()]
+    found = [search(unit, rows, unit, k + 1, find, limits()) for rows in shares]
     rows = _gathered([*shares], (), np.int64)
     listed, num_too_near = np.empty((len(unit), k + 1), np.int32), np.empty(len(unit), np.int64)
     listed[rows] = _gathered([each.rows for each in found], (k + 1,), np.int32)
@@ -63,7 +65,7 @@ def neighbour_lists(features: Rows, k: int, max_cosine: float, device: torch.dev
 
 
 class Apart:
-    """Searches a tile for the nearest rows that are not too near, on any device; as `neighbours.Find`.
+    """Searches a tile for the nearest rows that are not too near, on any device; as `search.Find`.
 
     Args:
         max_cosine: Rows whose similarity exceeds this are left out.
@@ -74,10 +76,10 @@ class Apart:
         self._max_cosine = max_cosine
         self._device = device
 
-    def __call__(self, queries: Unit, bank: UnitRows, block: slice, k: int) -> Found:
-        rows = torch.from_numpy(bank[block]).to(self._device)
-        size = torch.from_numpy(bank.size[block].astype(np.int32)).to(self._device)
-        step = max(1, TILE_ENTRIES // len(rows))
+    def __call__(self, queries: Unit, tile: Tile, k: int) -> Found:
+        rows = torch.from_numpy(tile.rows).to(self._device)
+        size = torch.from_numpy(tile.size.astype(np.int32)).to(self._device)
+        step = max(1, SIMILARITIES // len(rows))
         parts = [
             self._tile(some.to(self._device), rows, size, k) for some in torch.split(torch.from_numpy(queries), step)
         ]
@@ -92,10 +94,9 @@ class Apart:
         return best.values, best.indices, num_too_near
 
 
-def _shares(num_rows: int, dim: int) -> list[npt.NDArray[np.int64]]:
-    """Cuts rows where the tiles of a search end, into shares that fit into memory."""
-    tiles = -(-num_rows // GRID_QUERIES)
-    step = min(-(-tiles // MAX_SHARES) * GRID_QUERIES, rows_at_once(dim, GRID_QUERIES))
+def _shares(num_rows: int) -> list[npt.NDArray[np.int64]]:
+    """Cuts rows where the tiles of a search end."""
+    step = -(-num_rows // (MAX_SHARES * GRID_QUERIES)) * GRID_QUERIES
     return [np.arange(first, min(first + step, num_rows)) for first in range(0, num_rows, step)]
 
 

@@ -7,10 +7,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from ukd.blocks import Rows
 from ukd.errors import DataError
-from ukd.search import TILE_ENTRIES, Found, search
+from ukd.search import Found, Limits, Tile, search
 from ukd.search import Similarity as Similarity
 from ukd.unit_rows import Floats as Floats
 from ukd.unit_rows import Index as Index
@@ -18,17 +19,39 @@ from ukd.unit_rows import Unit, UnitRows
 
 IndexT = TypeVar("IndexT", npt.NDArray[np.int32], npt.NDArray[np.int64])
 
+CPU_LIMITS = Limits(listed=2**22, bank=3 * 2**22, queries=1024)
+GPU_LIMITS = Limits(listed=2**24, bank=2**28, queries=2**20)
+"""Every tile of the bank has to be sent to a GPU, and all queries with each: few and large ones cost least."""
 GPU_MAX_K = 2048
 """FAISS's own limit of `knn_gpu`."""
 KMEANS_STEPS = 25
 """Steps of k-means, FAISS's own default."""
+_gpu: int | None = -1
+"""Number of the GPU that FAISS searches on if it has any; -1 is its own choice, None is none."""
+
+
+def search_on(device: torch.device) -> None:
+    """Let FAISS search, from now on, where the process computes: on no GPU if that is a CPU."""
+    global _gpu
+    _gpu = (device.index or 0) if device.type == "cuda" else None
 
 
 def backend() -> str:
     """Name, version and device of the search engine, for example `faiss 1.15.1 cpu`."""
     import faiss
 
-    return f"faiss {faiss.__version__} {'gpu' if faiss.get_num_gpus() > 0 else 'cpu'}"
+    return f"faiss {faiss.__version__} {'gpu' if _has_gpu() else 'cpu'}"
+
+
+def limits() -> Limits:
+    """What a search holds at once where FAISS searches."""
+    return GPU_LIMITS if _has_gpu() else CPU_LIMITS
+
+
+def _has_gpu() -> bool:
+    import faiss
+
+    return _gpu is not None and faiss.get_num_gpus() > 0
 
 
 def nearest(queries: Floats, bank: Floats, k: int) -> tuple[Similarity, Index]:
@@ -47,7 +70,9 @@ def nearest(queries: Floats, bank: Floats, k: int) -> tuple[Similarity, Index]:
     """
     _check_search(queries, bank, k)
     unit = UnitRows(queries, "queries")
-    found = search(unit, np.arange(len(unit)), UnitRows(bank, "bank"), k, faiss_search)
+    found = search(unit, np.arange(len(unit)), UnitRows(bank, "bank"), k, faiss_search, limits())
+    if unit.distinct:
+        return found.similarity, found.rows
     return found.similarity[unit.of], found.rows[unit.of]
 
 
@@ -55,14 +80,14 @@ def nearest_by_block(queries: Floats, bank: Floats, k: int) -> Iterator[tuple[sl
     """Search as `nearest`, some queries at a time, where all their lists together would not fit into memory.
 
     Yields:
-        Which queries [b], their similarities [b, k] and rows [b, k]: at most TILE_ENTRIES of each, or one query's.
+        Which queries [b], their similarities [b, k] and rows [b, k]: a tile of each, or one query's.
     """
     _check_search(queries, bank, k)
     unit, unit_bank = UnitRows(queries, "queries"), UnitRows(bank, "bank")
-    for start in range(0, len(queries), step := max(1, TILE_ENTRIES // k)):
+    for start in range(0, len(queries), step := max(1, limits().listed // k)):
         block = slice(start, min(start + step, len(queries)))
         wanted, place = np.unique(unit.of[block], return_inverse=True)
-        found = search(unit, wanted, unit_bank, k, faiss_search)
+        found = search(unit, wanted, unit_bank, k, faiss_search, limits())
         yield block, found.similarity[place], found.rows[place]
 
 
@@ -83,8 +108,11 @@ def nearest_others(features: Floats | Rows, k: int) -> npt.NDArray[np.int32]:
     """
     check_others(len(features), k)
     unit = UnitRows(features, "features")
-    found = search(unit, np.arange(len(unit)), unit, k + 1, faiss_search)
-    return others_of(found.rows.astype(np.int32), unit)
+    listed = np.empty((len(unit), k + 1), dtype=np.int32)
+    for start in range(0, len(unit), step := max(1, limits().listed // (k + 1))):
+        wanted = np.arange(start, min(start + step, len(unit)))
+        listed[wanted] = search(unit, wanted, unit, k + 1, faiss_search, limits()).rows
+    return others_of(listed, unit)
 
 
 def check_others(num: int, k: int) -> None:
@@ -103,7 +131,7 @@ def others_of(listed: npt.NDArray[np.int32], unit: UnitRows) -> npt.NDArray[np.i
     """Turns the nearest rows [m, k + 1] of each distinct row into every row's nearest others [n, k]."""
     num, width = len(unit.of), listed.shape[1]
     others = np.empty((num, width - 1), dtype=np.int32)
-    for start in range(0, num, step := max(1, TILE_ENTRIES // width)):
+    for start in range(0, num, step := max(1, limits().listed // width)):
         rows = np.arange(start, min(start + step, num))
         others[rows] = without_self(listed[unit.of[rows]], rows)
     return others
@@ -179,17 +207,17 @@ def k_means(rows: Floats, num: int, *, spherical: bool, seed: int) -> Unit:
     return np.asarray(found.centroids, dtype=np.float32)
 
 
-def faiss_search(queries: Unit, bank: UnitRows, block: slice, k: int) -> Found:
+def faiss_search(queries: Unit, tile: Tile, k: int) -> Found:
     """Inner-product search on a GPU where FAISS has one; asking for a GPU without one aborts the process."""
     import faiss
 
-    if faiss.get_num_gpus() > 0 and k <= GPU_MAX_K:
+    if _gpu is not None and _has_gpu() and k <= GPU_MAX_K:
         resources = faiss.StandardGpuResources()
         resources.setTempMemory(256 << 20)
         similarity, index = faiss.knn_gpu(
-            resources, queries, bank[block], k, metric=faiss.METRIC_INNER_PRODUCT,
+            resources, queries, tile.rows, k, metric=faiss.METRIC_INNER_PRODUCT, device=_gpu,
             vectorsMemoryLimit=4 << 30, queriesMemoryLimit=1 << 30,
         )  # fmt: skip
     else:
-        similarity, index = faiss.knn(queries, bank[block], k, metric=faiss.METRIC_INNER_PRODUCT)
+        similarity, index = faiss.knn(queries, tile.rows, k, metric=faiss.METRIC_INNER_PRODUCT)
     return Found(similarity, index, np.zeros(len(queries), dtype=np.int64))

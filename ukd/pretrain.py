@@ -19,6 +19,7 @@ from ukd.assemble import (
 )
 from ukd.data import Subset, split_holdout
 from ukd.learner import Learner
+from ukd.neighbours import search_on
 from ukd.recipe import PretrainRecipe
 from ukd.run import Run
 from ukd.samplers import BatchOrder
@@ -40,6 +41,7 @@ def pretrain(recipe: PretrainRecipe, *, resume: bool = False) -> Path:
     """
     run_folder.check_free(recipe, resume)
     with distributed.session(recipe.device) as device:
+        search_on(device)
         state = run_folder.latest_state(recipe)
         run = build_run(recipe, device)
         check_same_sources(run.provenance, state)

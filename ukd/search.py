@@ -18,12 +18,31 @@ from ukd.unit_rows import Index, Unit, UnitRows
 
 Similarity = npt.NDArray[np.float32]
 
-TILE_ENTRIES = 2**24
-"""Similarities held at once while searching: about 0.5 GB with everything that sorting them needs."""
-ROWS_BYTES = 2**30
-"""Bytes of queries, and of the bank, that are held at once while searching."""
-GRID_QUERIES, GRID_ROWS = 4096, 1024
+GRID_QUERIES, GRID_ROWS = 1024, 1024
 """Searches are cut into whole tiles of so many, as FAISS's on CPU are, whose figures then stay as they are uncut."""
+
+
+class Limits(NamedTuple):
+    """What is held at once while searching."""
+
+    listed: int
+    """Entries of lists of neighbours, each a similarity and a number; what sorts them is thrice as much."""
+    bank: int
+    """Entries of unit rows of the bank."""
+    queries: int
+    """Queries that are searched for together."""
+
+
+class Tile(NamedTuple):
+    """Some of the distinct rows of a bank, one after another.
+
+    Attributes:
+        rows: [b, D] of unit length.
+        size: [b] how many rows of the bank each stands for.
+    """
+
+    rows: Unit
+    size: Index
 
 
 class Found(NamedTuple):
@@ -40,11 +59,11 @@ class Found(NamedTuple):
     num_too_near: Index
 
 
-Find = Callable[[Unit, UnitRows, slice, int], Found]
-"""How the best k of some distinct rows of a bank are found for unit queries [q, D]; `rows` count from the first."""
+Find = Callable[[Unit, Tile, int], Found]
+"""How the best k rows of a tile are found for unit queries [q, D], none of them zero; `rows` count from its first."""
 
 
-def search(queries: UnitRows, wanted: Index, bank: UnitRows, k: int, find: Find) -> Found:
+def search(queries: UnitRows, wanted: Index, bank: UnitRows, k: int, find: Find, limits: Limits) -> Found:
     """Find the k best bank rows for some distinct queries, widening the search where a tie reaches over its end.
 
     Args:
@@ -52,20 +71,23 @@ def search(queries: UnitRows, wanted: Index, bank: UnitRows, k: int, find: Find)
         wanted: [q] which of them.
         bank: What is searched.
         k: Rows per query, repeats counted.
-        find: What searches a block of the bank.
+        find: What searches a tile of the bank.
+        limits: What is held at once, beside what is returned.
 
     Returns:
         Rows of the bank before repeats were taken out, ties by lowest row.
     """
     shape = len(wanted), k
-    found = Found(np.empty(shape, np.float32), np.empty(shape, np.int64), np.empty(len(wanted), np.int64))
-    todo, width = np.arange(len(wanted)), min(k + 1, len(bank))
+    found = Found(np.zeros(shape, np.float32), np.empty(shape, np.int64), np.zeros(len(wanted), np.int64))
+    is_zero = queries.zero[wanted]
+    found.rows[is_zero] = np.arange(k)  # A tie of the whole bank, whose lowest rows are these.
+    todo, width = np.flatnonzero(~is_zero), min(k + 1, len(bank))
     while len(todo):
         undecided = []
-        step = max(1, min(TILE_ENTRIES // width, rows_at_once(bank.shape[1], GRID_QUERIES)))
+        step = max(1, limits.listed // max(width, bank.shape[1]))
         for start in range(0, len(todo), step):
             asked = todo[start : start + step]
-            best = _best(queries[wanted[asked]], bank, width, find)
+            best = _best(queries[wanted[asked]], bank, width, find, limits)
             found.num_too_near[asked] = best.num_too_near
             if width < len(bank):
                 last = best.similarity[:, -1]
@@ -78,21 +100,18 @@ def search(queries: UnitRows, wanted: Index, bank: UnitRows, k: int, find: Find)
     return found
 
 
-def rows_at_once(dim: int, grid: int) -> int:
-    """Unit rows that are held at once: ROWS_BYTES of them, in whole tiles of a grid."""
-    return max(1, ROWS_BYTES // (4 * dim * grid)) * grid
-
-
-def _best(queries: Unit, bank: UnitRows, width: int, find: Find) -> Found:
-    """The best `width` distinct rows of a bank, of which only a block is in memory where it is large."""
-    best: Found | None = None
-    for start in range(0, len(bank), step := rows_at_once(bank.shape[1], GRID_ROWS)):
-        block = slice(start, min(start + step, len(bank)))
-        part = find(queries, bank, block, min(width, block.stop - start))
-        part = part._replace(rows=part.rows + start)
-        best = part if best is None else _best_of(best, part, width)
-    assert best is not None
-    return best
+def _best(queries: Unit, bank: UnitRows, width: int, find: Find, limits: Limits) -> Found:
+    """The best `width` distinct rows of a bank, of which only a tile is in memory at a time."""
+    blocks = [queries[first : first + limits.queries] for first in range(0, len(queries), limits.queries)]
+    best: list[Found] = []
+    step = max(1, limits.bank // (bank.shape[1] * GRID_ROWS)) * GRID_ROWS
+    for start in range(0, len(bank), step):
+        rows = slice(start, start + step)
+        tile = Tile(bank[rows], bank.size[rows])
+        parts = [find(block, tile, min(width, len(tile.rows))) for block in blocks]
+        parts = [part._replace(rows=part.rows + start) for part in parts]
+        best = [_best_of(*pair, width) for pair in zip(best, parts, strict=True)] if best else parts
+    return Found(*(np.concatenate(each) for each in zip(*best, strict=True)))
 
 
 def _best_of(one: Found, other: Found, width: int) -> Found:

@@ -1,8 +1,12 @@
-"""Features scaled to unit length, without repeats: what cosine similarity is computed from."""
+"""Features as directions: rows of unit length without repeats, made anew from the features whenever they are read.
+
+A copy of a bank of a million features would take as much memory as the bank. What is kept is a length and some numbers
+a row, 56 bytes.
+"""
 
 from __future__ import annotations
 
-from hashlib import blake2b
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,20 +19,16 @@ Floats = npt.NDArray[np.floating[Any]]
 Index = npt.NDArray[np.int64]
 Unit = npt.NDArray[np.float32]
 
-UNIT_ENTRIES = 2**20
+UNIT_ENTRIES = 2**18
 """Entries of rows held in fp64 at once while their lengths are taken off."""
-KEPT_BYTES = 2**31
-"""Unit rows of at most this size stay in memory; those of more are made anew whenever they are asked for."""
-DIGEST_BYTES = 16
-"""Bytes of hash that tell rows apart."""
 
 
 class UnitRows:
-    """Distinct unit rows, numbered by first appearance.
+    """The distinct directions among features [n, D], numbered by first appearance; of zero rows, zero is one.
 
     Args:
-        features: [n, D], any scale, in memory or on disk.
-        name: What an error calls them.
+        features: [n, D], any scale.
+        name: What a message calls them.
 
     Attributes:
         shape: (m, D), m of the n rows being distinct.
@@ -42,66 +42,77 @@ class UnitRows:
     """
 
     def __init__(self, features: Floats | Rows, name: str) -> None:
-        num_rows, dim = features.shape
         self._features = features
-        self._length = np.empty((num_rows, 1))
-        is_kept = 4 * num_rows * dim <= KEPT_BYTES
-        kept = np.empty((num_rows if is_kept else 0, dim), dtype=np.float32)
-        digests = np.empty((num_rows, DIGEST_BYTES), dtype=np.uint8)
-        for start in range(0, num_rows, step := _rows_at_once(dim)):
-            block = slice(start, start + step)
-            rows = features[block].astype(np.float64)
-            self._length[block] = np.linalg.norm(rows, axis=1, keepdims=True)
-            unit = _scaled(rows, self._length[block])
-            digest = b"".join(blake2b(row, digest_size=DIGEST_BYTES).digest() for row in unit)
-            digests[block] = np.frombuffer(digest, dtype=np.uint8).reshape(-1, DIGEST_BYTES)
-            if is_kept:
-                kept[block] = unit
-        _refuse_broken(self._length[:, 0], name)
-        self.of = _numbered(digests)
+        num_rows, width = features.shape
+        self._norm = np.empty(num_rows)
+        # Multilinear hashes modulo 2^64: the odds that two different rows share both are below 2^-64
+        # (Lemire & Kaser 2014, arXiv:1202.4961, section 3), and equal rows do, whatever tiles they lie in.
+        factors = np.random.default_rng(0).integers(2**64, size=(width, 2), dtype=np.uint64)
+        digest = np.empty((num_rows, 2), np.uint64)
+        for rows in _tiles(num_rows, width):
+            read = features[rows].astype(np.float64)
+            self._norm[rows] = np.linalg.norm(read, axis=1)
+            digest[rows] = _unit(read, self._norm[rows]).view(np.uint32).astype(np.uint64) @ factors
+        self._refuse_broken(name)
+        self.of = _first_appearances(digest)
         self.members = np.argsort(self.of, kind="stable")
         self.size = np.bincount(self.of)
         self.start = np.cumsum(self.size) - self.size
-        self.shape = (len(self.size), dim)
-        self._first = self.members[self.start]
-        self._kept = (kept if len(self) == num_rows else kept[self._first]) if is_kept else None
+        self.shape = (len(self.size), width)
 
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, rows: slice | Index) -> Unit:
-        """Distinct rows by number, fp32 [b, D]; a zero row stays zero."""
-        if self._kept is not None:
-            return self._kept[rows]
-        number = self._first[rows]
-        unit = np.empty((len(number), self.shape[1]), dtype=np.float32)
-        for start in range(0, len(number), step := _rows_at_once(self.shape[1])):
-            some = number[start : start + step]
-            unit[start : start + step] = _scaled(self._features[some].astype(np.float64), self._length[some])
+    @property
+    def distinct(self) -> bool:
+        """Whether no row repeats another, so that every row has its own number."""
+        return len(self) == len(self.of)
+
+    @property
+    def zero(self) -> npt.NDArray[np.bool_]:
+        """Whether a distinct row [m] is zero."""
+        found: npt.NDArray[np.bool_] = self._norm[self.members[self.start]] == 0
+        return found
+
+    def __getitem__(self, numbers: slice | Index) -> Unit:
+        """Distinct rows by number, fp32 [r, D] of length 1, or 0."""
+        source = self.members[self.start[numbers]]
+        unit = np.empty((len(source), self.shape[1]), np.float32)
+        for rows in _tiles(*unit.shape):
+            read = self._features[source[rows]].astype(np.float64)
+            unit[rows] = _unit(read, self._norm[source[rows]])
         return unit
 
+    def _refuse_broken(self, name: str) -> None:
+        broken = np.flatnonzero(~np.isfinite(self._norm))
+        if len(broken):
+            listed = ", ".join(map(str, broken[:10])) + (f" and {len(broken) - 10} more" if len(broken) > 10 else "")
+            raise DataError(f"{name}: NaN or infinity in {len(broken)} of {len(self._norm)} rows (row {listed})")
 
-def _rows_at_once(dim: int) -> int:
-    return max(1, UNIT_ENTRIES // max(1, dim))
+
+def _tiles(num_rows: int, width: int) -> Iterator[slice]:
+    step = max(1, UNIT_ENTRIES // max(1, width))
+    return (slice(start, min(start + step, num_rows)) for start in range(0, num_rows, step))
 
 
-def _scaled(rows: npt.NDArray[np.float64], length: npt.NDArray[np.float64]) -> Unit:
-    """Rows over their length, in fp64 so that neither tiny nor huge ones lose their direction."""
-    unit = np.divide(rows, length, out=np.zeros_like(rows), where=np.isfinite(length) & (length > 0))
+def _unit(rows: npt.NDArray[np.float64], norm: npt.NDArray[np.float64]) -> Unit:
+    """Take their lengths off rows [r, D], in fp64 so that neither tiny nor huge ones lose their direction."""
+    usable = np.isfinite(norm) & (norm > 0)
     # Adding zero turns -0.0 into 0.0: equal rows are then equal bytes.
-    return (unit + 0.0).astype(np.float32) + np.float32(0)
+    with np.errstate(invalid="ignore"):
+        unit: Unit = (rows / np.where(usable, norm, np.inf)[:, None]).astype(np.float32) + np.float32(0)
+    return unit
 
 
-def _numbered(digests: npt.NDArray[np.uint8]) -> Index:
-    """Numbers of equal digests [n, DIGEST_BYTES], by first appearance."""
-    _, first, of = np.unique(digests.view(f"V{DIGEST_BYTES}")[:, 0], return_index=True, return_inverse=True)
-    by_appearance = np.empty(len(first), dtype=np.int64)
-    by_appearance[np.argsort(first)] = np.arange(len(first))
-    return by_appearance[of]
-
-
-def _refuse_broken(length: npt.NDArray[np.float64], name: str) -> None:
-    broken = np.flatnonzero(~np.isfinite(length)).tolist()
-    if broken:
-        listed = ", ".join(map(str, broken[:10])) + (f" and {len(broken) - 10} more" if len(broken) > 10 else "")
-        raise DataError(f"{name}: NaN or infinity in {len(broken)} of {len(length)} rows (row {listed})")
+def _first_appearances(digest: npt.NDArray[np.uint64]) -> Index:
+    """Number equal digests [n, 2] alike, in the order in which they appear first: [n]."""
+    order = np.lexsort((digest[:, 1], digest[:, 0]))  # Stable: of equal ones, the first appears first.
+    begins = np.append(True, (digest[order[1:]] != digest[order[:-1]]).any(axis=1))
+    if begins.all():
+        return np.arange(len(digest))
+    first = order[begins]
+    number = np.empty(len(first), np.int64)
+    number[np.argsort(first)] = np.arange(len(first))
+    of = np.empty(len(digest), np.int64)
+    of[order] = number[np.cumsum(begins) - 1]
+    return of

@@ -59,7 +59,7 @@ def test_recall_at_k_counts_queries_and_not_answers() -> None:
 def test_blocks_of_queries_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     features, labels = clustered(200, 5)
     whole = evaluate(features, labels, features, labels, SMALL, own=True)
-    monkeypatch.setattr(neighbours, "TILE_ENTRIES", 1000)
+    monkeypatch.setattr(neighbours, "CPU_LIMITS", neighbours.CPU_LIMITS._replace(listed=1000))
     assert evaluate(features, labels, features, labels, SMALL, own=True) == whole
 
 
