@@ -8,7 +8,7 @@ order that fp32 gives them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -106,12 +106,16 @@ def _best(queries: Unit, bank: UnitRows, width: int, find: Find, limits: Limits)
     best: list[Found] = []
     step = max(1, limits.bank // (bank.shape[1] * GRID_ROWS)) * GRID_ROWS
     for start in range(0, len(bank), step):
-        rows = slice(start, start + step)
-        tile = Tile(bank[rows], bank.size[rows])
-        parts = [find(block, tile, min(width, len(tile.rows))) for block in blocks]
-        parts = [part._replace(rows=part.rows + start) for part in parts]
+        parts = _best_of_tile(blocks, bank, slice(start, start + step), width, find)
         best = [_best_of(*pair, width) for pair in zip(best, parts, strict=True)] if best else parts
     return Found(*(np.concatenate(each) for each in zip(*best, strict=True)))
+
+
+def _best_of_tile(blocks: Sequence[Unit], bank: UnitRows, rows: slice, width: int, find: Find) -> list[Found]:
+    """What blocks of queries find in a tile of the bank, which is gone before the next is made."""
+    tile = Tile(bank[rows], bank.size[rows])
+    parts = [find(block, tile, min(width, len(tile.rows))) for block in blocks]
+    return [part._replace(rows=part.rows + rows.start) for part in parts]
 
 
 def _best_of(one: Found, other: Found, width: int) -> Found:
