@@ -19,7 +19,7 @@ from ukd.eval.commands.retrieval import kinds
 from ukd.eval.commands.robust import robust
 from ukd.eval.commands.transfer import transfer
 from ukd.eval.jobs import as_job
-from ukd.log import set_up_logging
+from ukd.messages import set_up_logging
 
 COMMANDS: tuple[Callable[..., None], ...] = (extract, knn, linear, logreg, transfer, robust, fidelity)
 SHARING = {extract, linear}

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import logging
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,14 +18,6 @@ from ukd.files import write_atomically
 
 PLAIN_EVERY_S = 10.0
 """Where there is no terminal, a line of progress is printed this often."""
-
-
-def set_up_logging() -> None:
-    """Has a command print, each as a plain line, its warnings, as what weights were read, and what lists leave out."""
-    warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
-    logging.basicConfig(format="%(message)s")
-    for told in ("ukd.formats", "ukd.teacher_space"):
-        logging.getLogger(told).setLevel(logging.INFO)
 
 
 @contextmanager

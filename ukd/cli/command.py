@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ukd.errors import UserError
-from ukd.log import set_up_logging
+from ukd.messages import set_up_logging
 
 
 @contextmanager
