@@ -17,6 +17,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ukd import recipe_file
 from ukd.cli.schema import options_for
@@ -37,6 +38,8 @@ class Figures:
     knn: float
     linear: float
     overlap: float | None
+    from_bank: bool
+    """Whether the teacher was read from a bank of the same views."""
 
 
 def main() -> None:
@@ -94,23 +97,34 @@ def run(module: str, *arguments: object) -> None:
 
 def figures(folder: Path) -> Figures | None:
     """The figures of a run folder; None where it is not evaluated yet."""
-    files = [folder / "results" / f"{task}.json" for task in ("knn", "linear")]
-    if not all(path.exists() for path in files):
+    if not all((folder / "results" / f"{task}.json").exists() for task in ("knn", "linear")):
         return None
-    # Those of the run itself, where its baselines were measured too.
-    role = "student" if (folder / "student.safetensors").exists() else "teacher"
-    knn, linear = (
-        [result for result in json.loads(path.read_text())["results"] if result["model"]["role"] == role]
-        for path in files
-    )
-    (dino,) = (result for result in knn if result["preset"] == "dino")
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    overlaps = [line["knn_overlap"] for line in lines if "knn_overlap" in line]
+    (linear, *_) = own_results(folder, "linear")
     return Figures(
-        knn=100 * dino["metrics"]["top1_k20"]["value"],
-        linear=100 * linear[0]["metrics"]["top1_selected_on_heldout"]["value"],
-        overlap=100 * overlaps[-1] if overlaps else None,
+        knn=top1_knn(folder),
+        linear=100 * linear["metrics"]["top1_selected_on_heldout"]["value"],
+        overlap=None if (folder / "teacher.safetensors").exists() else overlap(folder),
+        from_bank="teacher_cache: k_views" in (folder / "recipe.yaml").read_text(),
     )
+
+
+def own_results(folder: Path, task: str) -> list[dict[str, Any]]:
+    """Results of the run itself, where its baselines were measured too."""
+    role = "student" if (folder / "student.safetensors").exists() else "teacher"
+    found = json.loads((folder / "results" / f"{task}.json").read_text())["results"]
+    return [result for result in found if result["model"]["role"] == role]
+
+
+def top1_knn(folder: Path) -> float:
+    """DINO's weighted vote at k = 20, in percent."""
+    (dino,) = (result for result in own_results(folder, "knn") if result["preset"] == "dino")
+    return 100 * float(dino["metrics"]["top1_k20"]["value"])
+
+
+def overlap(folder: Path) -> float:
+    """Share of neighbours that a student has in common with its teacher at the end, in percent."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return 100 * float([line["knn_overlap"] for line in lines if "knn_overlap" in line][-1])
 
 
 def write_tables(recipes: dict[str, DistillRecipe]) -> None:
@@ -149,7 +163,7 @@ def table(teacher: Path, names: Sequence[str], costs: dict[str, dict[str, float]
         cost = costs.get(name, {})
         overlaps = [each.overlap for each in runs if each.overlap is not None]
         cells = [
-            f"`{name}`",
+            f"`{name}`" + (" †" if any(each.from_bank for each in runs) else ""),
             str(len(runs)),
             spread([each.knn for each in runs]),
             spread([each.linear for each in runs]),
