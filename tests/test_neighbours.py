@@ -183,6 +183,7 @@ def test_gpu_functions_are_left_alone_without_a_gpu_or_on_another_device(monkeyp
     monkeypatch.setattr(faiss, "knn_gpu", knn_gpu)
     monkeypatch.setattr(faiss, "StandardGpuResources", Resources, raising=False)
     bank = random(3000, 4)
+    monkeypatch.setattr(neighbours, "_gpu", -1)  # As it is before a run says where it computes.
     monkeypatch.setattr(faiss, "get_num_gpus", lambda: 0)
     expected = nearest(bank[:5], bank, 10)[1]
     assert called == [] and neighbours.backend().endswith("cpu")
@@ -190,7 +191,6 @@ def test_gpu_functions_are_left_alone_without_a_gpu_or_on_another_device(monkeyp
     np.testing.assert_array_equal(nearest(bank[:5], bank, 10)[1], expected)
     nearest(bank[:5], bank, 2500)
     assert called == [11] and neighbours.backend().endswith("gpu")
-    monkeypatch.setattr(neighbours, "_gpu", neighbours._gpu)  # Put back what the next lines change.
     search_on(torch.device("cpu"))
     np.testing.assert_array_equal(nearest(bank[:5], bank, 10)[1], expected)
     assert called == [11] and neighbours.backend().endswith("cpu")

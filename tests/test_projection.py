@@ -37,6 +37,7 @@ from ukd.projection import (
     turning,
     write_projection,
 )
+from ukd.row_blocks import RowBlocks
 from ukd.train import train
 
 WITHOUT = {"compress", "gram", "rkd", "sskd", "simclr", "moco", "byol", "dino"}
@@ -49,8 +50,8 @@ def trained(name: str, **options: Any) -> Objective:
     torch.manual_seed(0)
     objective = build([Summand(name, options=options)], NARROW, [WIDE])
     if objective.needs.bank:
-        objective.fit(torch.randn(40, 10) * torch.arange(1, 11) + 5)
-    objective(batch(objective.needs.num_views))
+        objective.fit(RowBlocks(torch.randn(40, 10) * torch.arange(1, 11) + 5))
+    objective(batch(objective.needs))
     return objective.eval()
 
 
