@@ -57,6 +57,7 @@ def job(tmp_path: Path, program: Program, monkeypatch: pytest.MonkeyPatch) -> It
 def in_job(*argv: str) -> Command:
     """A command that submitit would stop as the first process of a job; `go` is there once its process is known."""
     command = Command(argv, resumes=True)
+    marker = Path("go").absolute()  # The test may be over, and its folder left, when the thread comes to it.
 
     def requeue(number: int, frame: FrameType | None) -> None:
         command.checkpoint()
@@ -65,7 +66,7 @@ def in_job(*argv: str) -> Command:
     def go() -> None:
         while not command._pid:
             time.sleep(0.01)
-        Path("go").touch()
+        marker.touch()
 
     signal.signal(signal.SIGTERM, lambda number, frame: None)
     signal.signal(REQUEUE_SIGNAL, requeue)
