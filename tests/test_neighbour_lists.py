@@ -52,9 +52,9 @@ def oracle(features: np.ndarray, k: int, max_cosine: float) -> tuple[list[list[i
 
 def small_blocks(patch: pytest.MonkeyPatch) -> None:
     """As if the bank were far too large for the memory."""
-    patch.setattr(neighbours, "CPU_LIMITS", search.Limits(listed=60, bank=60, queries=4))
+    for searching in (neighbours, module):
+        patch.setattr(searching, "CPU_LIMITS", search.Limits(listed=60, bank=60, queries=4))
     patch.setattr(search, "GRID_ROWS", 5)
-    patch.setattr(module, "GRID_QUERIES", 7)
     patch.setattr(module, "SIMILARITIES", 60)
     patch.setattr(unit_rows, "UNIT_ENTRIES", 40)
 

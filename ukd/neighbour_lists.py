@@ -14,8 +14,8 @@ from torch import Tensor
 
 from ukd import distributed
 from ukd.blocks import Rows
-from ukd.neighbours import check_others, faiss_search, limits, others_of
-from ukd.search import GRID_QUERIES, Found, Tile, search
+from ukd.neighbours import CPU_LIMITS, check_others, faiss_search, limits, others_of
+from ukd.search import Found, Tile, search
 from ukd.unit_rows import Unit, UnitRows
 
 SIMILARITIES = 2**24
@@ -95,8 +95,9 @@ class Apart:
 
 
 def _shares(num_rows: int) -> list[npt.NDArray[np.int64]]:
-    """Cuts rows where the tiles of a search end."""
-    step = -(-num_rows // (MAX_SHARES * GRID_QUERIES)) * GRID_QUERIES
+    """Cuts rows where a search on CPU, whose figures would otherwise depend on the cut, begins a new product."""
+    together = CPU_LIMITS.queries
+    step = -(-num_rows // (MAX_SHARES * together)) * together
     return [np.arange(first, min(first + step, num_rows)) for first in range(0, num_rows, step)]
 
 

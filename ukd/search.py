@@ -18,8 +18,8 @@ from ukd.unit_rows import Index, Unit, UnitRows
 
 Similarity = npt.NDArray[np.float32]
 
-GRID_QUERIES, GRID_ROWS = 1024, 1024
-"""Searches are cut into whole tiles of so many, as FAISS's on CPU are, whose figures then stay as they are uncut."""
+GRID_ROWS = 1024
+"""Banks are cut into whole tiles of so many rows, as FAISS's on CPU are, whose figures then stay as they are uncut."""
 
 
 class Limits(NamedTuple):

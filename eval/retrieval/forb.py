@@ -26,8 +26,6 @@ from ukd.neighbours import Floats, Index, nearest
 
 NUM_RATES = 11
 """False-positive rates from 0 to 1 at which thresholds are set."""
-NUM_OBJECTS = 8
-"""Kinds of objects of the whole benchmark."""
 
 
 @dataclass(frozen=True)
